@@ -1,0 +1,30 @@
+# `make repro` and `make test` are all that a new machine needs; both build .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: repro test check bench-metrics clean
+.DEFAULT_GOAL := repro
+
+.venv/ready: constraints.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Proctor needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv || { echo "Python has no venv module: on Debian and Ubuntu, 'apt install python3-venv'."; exit 1; }
+	$(BIN)/pip install --quiet --constraint constraints.txt uv
+	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+repro: .venv/ready
+	dvc repro
+	@echo "The report is at file://$(CURDIR)/reports/build/index.html"
+
+test: .venv/ready
+	pytest
+
+check: .venv/ready
+	ruff check .
+	ruff format --check .
+	mypy
+	pytest
+
+bench-metrics: .venv/ready
+	python -m benchmarks.bench_metrics

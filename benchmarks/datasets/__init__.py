@@ -1,0 +1,62 @@
+"""Data sets. The file name is the registry: `load("visa")` reads `visa.py`. `base.py` and `_*.py` are none."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.datasets.base import Dataset
+from methods.base import InputError
+
+
+def available() -> list[str]:
+    """The names of all data sets."""
+    names = (path.stem for path in Path(__file__).parent.glob("*.py"))
+    return sorted(name for name in names if name != "base" and not name.startswith("_"))
+
+
+def find(name: str) -> type[Dataset]:
+    """The class of a data set: the `Dataset` that the file of that name defines.
+
+    Raises:
+        InputError: there is no such data set; lists those there are.
+    """
+    if name not in available():
+        close = difflib.get_close_matches(name, available(), n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise InputError(f"Unknown data set {name!r}.{hint} Available: {', '.join(available())}.")
+    module = importlib.import_module(f"{__name__}.{name}")
+    return next(
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Dataset) and value.__module__ == module.__name__
+    )
+
+
+def default_root(name: str) -> Path:
+    """Where a data set is looked for if no root is given: $PROCTOR_<NAME>_ROOT, else data/<name>."""
+    return Path(os.environ.get(f"PROCTOR_{name.upper()}_ROOT") or Path("data") / name)
+
+
+def load(name: str, root: str | Path | None = None, categories: Sequence[str] | None = None) -> Dataset:
+    """Open a data set that is on disk.
+
+    Args:
+        name: one of `available()`.
+        root: the folder that holds the categories; None: as `default_root` says.
+        categories: which to use; None: all that are on disk.
+
+    Raises:
+        InputError: unknown name, missing root or category; says how to get the data.
+    """
+    cls = find(name)
+    folder = Path(root) if root is not None else default_root(name)
+    if not folder.is_dir():
+        raise InputError(
+            f"{cls.title} is not at {folder} (no such folder). Give its root as a parameter, "
+            f"in the environment variable PROCTOR_{name.upper()}_ROOT, or put it at data/{name}.\n{cls.how_to_get()}"
+        )
+    return cls(folder, categories)

@@ -1,0 +1,401 @@
+"""What every data set provides: normal images to learn from, test images, and, for scoring alone, the truth."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+import tempfile
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import ClassVar, Literal, NamedTuple
+
+import numpy as np
+import platformdirs
+import torch
+from PIL import Image
+from torch import Tensor
+
+from methods.base import InputError, Sample
+
+SplitName = Literal["train", "validation", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+
+
+class Item(NamedTuple):
+    """One image of a data set, with what only scoring may know (`defect`, `masks`)."""
+
+    key: str  # "bottle/test/broken_large/000": category, split, defect, stem
+    category: str
+    split: SplitName
+    defect: str  # "good", or the name of the defect
+    image: Path
+    masks: tuple[Path, ...] = ()  # empty for a normal image
+
+
+class Region(NamedTuple):
+    """One annotated region, for sPRO."""
+
+    mask: np.ndarray  # (H, W) bool, native size
+    saturation: float  # pixels of overlap that count as full detection
+
+
+class Truth(NamedTuple):
+    """What a test image really shows. Only `benchmarks.score` reads it."""
+
+    anomalous: bool
+    mask: np.ndarray  # (H, W) bool at native size; all False for a normal image
+    regions: tuple[Region, ...]  # for sPRO; empty where the data set has no saturation thresholds
+    subset: str  # "good", "logical", "structural"; "anomalous" where the data set does not tell them apart
+
+
+class Problem(NamedTuple):
+    """Something wrong on disk. A notice leaves the data usable; an error does not."""
+
+    severity: Literal["error", "notice"]
+    message: str  # names the file or folder, the value and the cure
+
+
+class Dataset(ABC):
+    """A data set on disk. A subclass says where its files lie; one file per data set, found by its name.
+
+    Args:
+        root: the folder that holds the categories.
+        categories: which to use, in this order; None: all that are on disk.
+
+    Raises:
+        InputError: the root or a category is missing.
+    """
+
+    title: ClassVar[str]
+    licence: ClassVar[str]
+    homepage: ClassVar[str]
+    download: ClassVar[str]  # how a user gets it: one or two sentences
+    # category -> {"train": n, "validation": n, "good": n, and a number for each subset of anomalous test images}
+    official_counts: ClassVar[dict[str, dict[str, int]]] = {}
+
+    def __init__(self, root: Path, categories: Sequence[str] | None = None) -> None:
+        self.root = Path(root)
+        if not self.root.is_dir():
+            raise InputError(f"{self.title}: {self.root} is not a folder.\n{self.how_to_get()}")
+        present = [folder.name for folder in list_folders(self.root) if self.is_category(folder)]
+        if not present:
+            raise InputError(
+                f"{self.title}: {self.root} holds no category folder. Point at the folder that holds the categories "
+                f"themselves{_such_as(self.official_counts)}, or extract the archive again.\n{self.how_to_get()}"
+            )
+        for category in categories or ():
+            if category not in present:
+                raise InputError(
+                    f"{self.title}: no category {category!r} in {self.root}. "
+                    f"On disk: {', '.join(present)}. Correct the name, or extract the archive again."
+                )
+        self.categories = tuple(dict.fromkeys(categories)) if categories else tuple(present)
+
+    @classmethod
+    def name(cls) -> str:
+        """The name that `benchmarks.datasets.load` knows it by: its file's."""
+        return cls.__module__.rpartition(".")[2]
+
+    @classmethod
+    def how_to_get(cls) -> str:
+        return f"To get it: {cls.download}\nHomepage: {cls.homepage}\nLicence: {cls.licence}"
+
+    @classmethod
+    def fetch(cls, root: Path) -> None:
+        """Put the data set into `root`, which must not exist yet.
+
+        Raises:
+            InputError: the licence wants a person to do it; the message says how.
+        """
+        raise InputError(f"{cls.title} cannot be downloaded by a program.\n{cls.how_to_get()}\nExtract it to {root}.")
+
+    # Where the files lie: what a subclass says.
+
+    @abstractmethod
+    def items(self, category: str, split: SplitName) -> list[Item]:
+        """All images of a category's split, sorted by key. `validation` is empty where the data set has none.
+
+        The order follows the defects, so it is for people and for scoring; what a method is given is
+        ordered by `opaque_key` (see `benchmarks.protocols`).
+        """
+
+    def is_category(self, folder: Path) -> bool:
+        return not self.official_counts or folder.name in self.official_counts
+
+    def subset(self, item: Item) -> str:
+        """The subset of test images that an item counts to: "good", or what kind of anomaly it shows."""
+        return "good" if item.defect == "good" else "anomalous"
+
+    def regions(self, item: Item) -> tuple[Region, ...]:
+        """The annotated regions with their saturation; empty where the data set defines none."""
+        return ()
+
+    def side_files(self, category: str) -> list[Path]:
+        """Further files that decide results, such as saturation thresholds."""
+        return []
+
+    def misplaced(self, category: str) -> list[Problem]:
+        """What only the layout can know: masks without an image, folders that should not be there."""
+        return []
+
+    # What follows from the items.
+
+    def sample(self, item: Item) -> Sample:
+        """What a method may see of an item. The image is decoded when it is read, as `read_image` says."""
+        return Sample(opaque_key(item), item.category, partial(read_image, item.image))
+
+    def truth(self, item: Item) -> Truth:
+        """The truth about a test image; the mask is the union of the item's masks, at the image's native size.
+
+        Raises:
+            InputError: a mask is missing, unreadable, or of another size than its image.
+        """
+        mask = np.zeros(image_size(item.image), dtype=bool)  # (H, W)
+        anomalous = item.defect != "good"
+        if anomalous and not item.masks:
+            raise InputError(_no_mask(item).message)
+        for path in item.masks:
+            region = read_mask(path) > 0
+            if region.shape != mask.shape:
+                raise InputError(_wrong_size(path, region.shape, item.image, mask.shape).message)
+            mask |= region
+        return Truth(anomalous, mask, self.regions(item), self.subset(item))
+
+    def counts(self, category: str) -> dict[str, int]:
+        """Images on disk, in the form of `official_counts`."""
+        counts = Counter({split: len(self.items(category, split)) for split in ("train", "validation")})
+        counts.update(self.subset(item) for item in self.items(category, "test"))
+        return {key: n for key, n in counts.items() if n or key == "train"}
+
+    def check(self) -> list[str]:
+        """Look at folders and names only, in well under a second: what can be known before any training.
+
+        Returns:
+            Notices, one sentence each.
+
+        Raises:
+            InputError: the data cannot be used; the message lists the first problems with their cures.
+        """
+        found = list(self._structure())
+        errors = [problem.message for problem in found if problem.severity == "error"]
+        if errors:
+            rest = f"\n… and {len(errors) - 8} more; `proctor doctor` lists all." if len(errors) > 8 else ""
+            raise InputError(f"{self.title} in {self.root} cannot be used:\n- " + "\n- ".join(errors[:8]) + rest)
+        return [problem.message for problem in found]
+
+    def problems(self) -> list[Problem]:
+        """What is wrong on disk, one sentence each, naming the file and the cure. Opens every image and mask."""
+        return [*self._structure(), *self._contents()]
+
+    def revision(self) -> str:
+        """Hash of the names and contents of all images, masks and side files of the chosen categories, 32 hex digits.
+
+        An item's key is part of it, so that another split of the same files is another revision. Contents are
+        hashed once: digests are remembered by path, size and modification time in the user's cache folder.
+        """
+        files: list[tuple[str, Path]] = []
+        for category in self.categories:
+            files += [("", path) for path in self.side_files(category)]
+            for item in self._items(category):
+                files += [(item.key, path) for path in (item.image, *item.masks)]
+        digests = _digests([path for _, path in files])
+        lines = sorted(
+            f"{key}\0{os.path.relpath(path, self.root)}\0{digest}"
+            for (key, path), digest in zip(files, digests, strict=True)
+        )
+        return hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
+
+    def _items(self, category: str) -> Iterator[Item]:
+        for split in SPLITS:
+            yield from self.items(category, split)
+
+    def _structure(self) -> Iterator[Problem]:
+        for category in self.categories:
+            folder = self.root / category
+            counts = self.counts(category)
+            train, normal = counts.pop("train"), counts.pop("good", 0)
+            anomalous = sum(counts.values()) - counts.get("validation", 0)
+            if train == 0:
+                yield Problem("error", f"{folder}: no training images. Extract the archive again.")
+            elif train == 1:
+                yield Problem("notice", f"{folder}: a single training image; some methods need more. Add some.")
+            if normal + anomalous == 0:
+                yield Problem("error", f"{folder}: no test images. Extract the archive again.")
+            elif normal == 0 or anomalous == 0:
+                missing = "normal" if normal == 0 else "anomalous"
+                yield Problem(
+                    "notice",
+                    f"{folder}: no {missing} test image, so AUROC, AP and F1-max of images are undefined. Add some.",
+                )
+            for item in self._items(category):
+                if not item.image.is_file():
+                    yield Problem("error", f"{item.image}: image is missing. Extract the archive again.")
+                if item.split == "test" and item.defect != "good" and not item.masks:
+                    yield _no_mask(item)
+            yield from self.misplaced(category)
+            yield from self._counts_that_differ(category)
+
+    def _counts_that_differ(self, category: str) -> Iterator[Problem]:
+        if official := self.official_counts.get(category):
+            counts = self.counts(category)
+            differences = [
+                f"{counts.get(key, 0)} {key} (official {official.get(key, 0)})"
+                for key in dict.fromkeys([*official, *counts])
+                if counts.get(key, 0) != official.get(key, 0)
+            ]
+            if differences:
+                yield Problem(
+                    "notice",
+                    f"{self.root / category}: {', '.join(differences)}; results do not compare with published ones. "
+                    "Unless the subset is meant, extract the archive again.",
+                )
+
+    def _contents(self) -> Iterator[Problem]:
+        for category in self.categories:
+            for item in self._items(category):
+                try:
+                    size = tuple(read_image(item.image).shape[1:])
+                    for path in item.masks:
+                        mask = read_mask(path)
+                        if mask.shape != size:
+                            yield _wrong_size(path, mask.shape, item.image, size)
+                        elif not mask.any():
+                            yield Problem("notice", f"{path}: mask of an anomalous image is empty. Check its label.")
+                    self.regions(item)
+                except InputError as error:
+                    yield Problem("error", str(error))
+
+
+def opaque_key(item: Item) -> str:
+    """The key that a method sees: "category/split/hash", stable, unique, and silent about the label."""
+    return f"{item.category}/{item.split}/{hashlib.blake2b(item.key.encode(), digest_size=6).hexdigest()}"
+
+
+def read_image(path: Path) -> Tensor:
+    """Decode an image file to (3, H, W) uint8 RGB at native resolution.
+
+    Greyscale is repeated, palette and CMYK are converted, alpha is dropped, and 16 bits become 8 by value / 257.
+    EXIF orientation is not applied: masks are drawn on the pixels as stored.
+
+    Raises:
+        InputError: the file is empty, truncated, no image, or holds values that 8 bits cannot represent.
+    """
+    image = _decode(path)
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise InputError(
+                f"{path}: 32-bit values from {values.min()} to {values.max()}. Save it with 8 or 16 bits a channel."
+            )
+        image = Image.fromarray(np.rint(values / 257).astype(np.uint8))
+    elif image.mode == "F":
+        raise InputError(f"{path}: floating-point pixels have no fixed range. Save it with 8 or 16 bits a channel.")
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()  # (3, H, W)
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """Decode a mask file to (H, W) integers as stored: grey values or palette indices; 0 is defect-free.
+
+    Raises:
+        InputError: the file is empty, truncated or no image.
+    """
+    image = _decode(path)
+    if image.mode in ("LA", "PA", "RGBA"):  # an opaque alpha channel is no defect
+        image = image.convert("L" if image.mode == "LA" else "RGB")
+    values = np.asarray(image)
+    return values.max(axis=2) if values.ndim == 3 else values.astype(np.int64)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(H, W) from the file's header."""
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from error
+
+
+def list_folders(folder: Path) -> list[Path]:
+    """The folders in a folder by name, but hidden ones. Empty if there is none."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The image files in a folder by name; hidden files (".DS_Store", "._000.png") are none. Empty if there is none."""
+    if not folder.is_dir():
+        return []
+    return sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    )
+
+
+def _decode(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    if not path.is_file():
+        return InputError(f"{path}: file is missing. Extract the archive again.")
+    if path.stat().st_size == 0:
+        return InputError(f"{path}: file has zero bytes. Extract the archive again, or delete the file.")
+    return InputError(f"{path}: cannot be decoded ({error}). Extract the archive again, or delete the file.")
+
+
+def _no_mask(item: Item) -> Problem:
+    return Problem(
+        "error", f"{item.image}: anomalous test image without a mask. Add its mask to the ground truth, or remove it."
+    )
+
+
+def _wrong_size(mask: Path, mask_size: tuple[int, ...], image: Path, size: tuple[int, ...]) -> Problem:
+    height, width = mask_size
+    return Problem(
+        "error",
+        f"{mask}: mask of {width}x{height} pixels, its image {image} has {size[1]}x{size[0]}. "
+        "Save the mask at the image's size.",
+    )
+
+
+def _such_as(names: dict[str, dict[str, int]]) -> str:
+    return f" ({', '.join(list(names)[:3])}, …)" if names else ""
+
+
+def _digests(paths: list[Path]) -> list[str]:
+    # Keyed by the resolved path, so that one cache file serves every data set under whatever name it is reached.
+    memory = Path(platformdirs.user_cache_dir("proctor")) / "digests.json"
+    known: dict[str, list[object]] = {}
+    with suppress(OSError, ValueError):
+        loaded = json.loads(memory.read_text())
+        known = loaded if isinstance(loaded, dict) else {}
+    digests, fresh = [], False
+    for path in paths:
+        where, stat = str(path.resolve()), path.stat()
+        entry = known.get(where)
+        if not isinstance(entry, list) or entry[:2] != [stat.st_size, stat.st_mtime_ns] or len(entry) != 3:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16)).hexdigest()
+            entry = known[where] = [stat.st_size, stat.st_mtime_ns, digest]
+            fresh = True
+        digests.append(str(entry[2]))
+    if fresh:
+        with suppress(OSError):  # a cache that cannot be written costs time, not results
+            memory.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile("w", dir=memory.parent, delete=False) as partial_file:
+                json.dump(known, partial_file)
+            os.replace(partial_file.name, memory)
+    return digests

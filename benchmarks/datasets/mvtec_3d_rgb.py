@@ -1,0 +1,45 @@
+"""The RGB images of MVTec 3D-AD: 10 categories, 2,656 training, 294 validation and 1,197 test images; no depth.
+
+Bergmann et al., "The MVTec 3D-AD Dataset for Unsupervised 3D Anomaly Detection and Localization", VISAPP 2022,
+arXiv:2112.09045. Images lie in CATEGORY/SPLIT/DEFECT/rgb, masks in CATEGORY/test/DEFECT/gt.
+"""
+
+from pathlib import Path
+
+from benchmarks.datasets.base import list_folders, list_images
+from benchmarks.datasets.folder import Folder
+
+
+class MVTec3DRGB(Folder):
+    title = "MVTec 3D-AD (RGB)"
+    licence = "CC BY-NC-SA 4.0 (non-commercial)"
+    homepage = "https://www.mvtec.com/company/research/datasets/mvtec-3d-ad"
+    download = (
+        "open the homepage, fill in the form of the downloads page, and extract the archive so that ROOT/bagel, "
+        "ROOT/cable_gland, … exist: mkdir ROOT && tar -xf mvtec_3d_anomaly_detection.tar.xz -C ROOT."
+    )
+    official_counts = {  # noqa: RUF012
+        category: {"train": train, "validation": validation, "good": good, "anomalous": anomalous}
+        for category, train, validation, good, anomalous in (
+            ("bagel", 244, 22, 22, 88),
+            ("cable_gland", 223, 23, 21, 87),
+            ("carrot", 286, 29, 27, 132),
+            ("cookie", 210, 22, 28, 103),
+            ("dowel", 288, 34, 26, 104),
+            ("foam", 236, 27, 20, 80),
+            ("peach", 361, 42, 26, 106),
+            ("potato", 300, 33, 22, 92),
+            ("rope", 298, 33, 32, 69),
+            ("tire", 210, 29, 25, 87),
+        )
+    }
+
+    def images(self, defect: Path) -> list[Path]:
+        return list_images(defect / "rgb")
+
+    def masks(self, category: str, defect: str) -> dict[str, tuple[Path, ...]]:
+        return {path.stem: (path,) for path in list_images(self.root / category / "test" / defect / "gt")}
+
+    def masked_defects(self, category: str) -> list[str]:
+        # A normal test image has an empty mask in "gt" too, which is not read.
+        return [path.name for path in list_folders(self.root / category / "test") if path.name != "good"]

@@ -1,0 +1,92 @@
+"""MVTec LOCO AD: 5 categories, logical and structural anomalies, regions with saturation thresholds.
+
+Bergmann et al., "Beyond Dents and Scratches: Logical Constraints in Unsupervised Anomaly Detection and
+Localization", IJCV 130 (2022), doi:10.1007/s11263-022-01578-9. Every anomalous test image has a folder of PNGs,
+CATEGORY/ground_truth/{logical,structural}_anomalies/STEM/000.png, …: one region each, its pixels' one value above 0
+naming the defect type in CATEGORY/defects_config.json, with the saturation threshold that sPRO uses (section 4).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.datasets.base import Item, Problem, Region, list_folders, list_images, read_mask
+from benchmarks.datasets.folder import Folder
+from methods.base import InputError
+
+
+class MVTecLOCO(Folder):
+    title = "MVTec LOCO AD"
+    licence = "CC BY-NC-SA 4.0 (non-commercial)"
+    homepage = "https://www.mvtec.com/company/research/datasets/mvtec-loco"
+    download = (
+        "open the homepage, fill in the form of the downloads page, and extract the archive so that "
+        "ROOT/breakfast_box, … exist: mkdir ROOT && tar -xf mvtec_loco_anomaly_detection.tar.xz -C ROOT."
+    )
+    official_counts = {  # noqa: RUF012
+        category: {"train": train, "validation": validation, "good": good, "logical": logical, "structural": structural}
+        for category, train, validation, good, logical, structural in (
+            ("breakfast_box", 351, 62, 102, 83, 90),
+            ("juice_bottle", 335, 54, 94, 142, 94),
+            ("pushpins", 372, 69, 138, 91, 81),
+            ("screw_bag", 360, 60, 122, 137, 82),
+            ("splicing_connectors", 354, 59, 119, 108, 85),
+        )
+    }
+
+    def subset(self, item: Item) -> str:
+        return item.defect.removesuffix("_anomalies")
+
+    def masks(self, category: str, defect: str) -> dict[str, tuple[Path, ...]]:
+        folder = self.root / category / "ground_truth" / defect
+        found = {path.name: tuple(list_images(path)) for path in list_folders(folder)}
+        return {stem: paths for stem, paths in found.items() if paths}
+
+    def side_files(self, category: str) -> list[Path]:
+        return [path for path in [self.root / category / "defects_config.json"] if path.is_file()]
+
+    def misplaced(self, category: str) -> list[Problem]:
+        found = super().misplaced(category)
+        try:
+            self.saturations(category)
+        except InputError as error:
+            found.append(Problem("error", str(error)))
+        return found
+
+    def saturations(self, category: str) -> dict[int, tuple[float, bool]]:
+        """From defects_config.json: pixel value -> (saturation threshold, whether it is relative to the region)."""
+        path = self.root / category / "defects_config.json"
+        try:
+            return {
+                int(defect["pixel_value"]): (float(defect["saturation_threshold"]), bool(defect["relative_saturation"]))
+                for defect in json.loads(path.read_text())
+            }
+        except FileNotFoundError as error:
+            raise InputError(f"{path}: file is missing. Extract the archive again.") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: not a list of defect types ({error!r}). Extract the archive again.") from error
+
+    def regions(self, item: Item) -> tuple[Region, ...]:
+        """One region per PNG, connected or not: the annotation says what belongs together.
+
+        Saturation as in the official evaluation: relative thresholds are rounded down to whole pixels,
+        absolute ones are limited to the area of the region.
+        """
+        saturations = self.saturations(item.category) if item.masks else {}
+        regions = []
+        for path in item.masks:
+            values = read_mask(path)
+            present = np.unique(values[values > 0]).tolist()
+            if len(present) != 1 or present[0] not in saturations:
+                raise InputError(
+                    f"{path}: pixel values {present or 'all 0'}; expected is one value above 0 out of defects_config.json "
+                    f"({', '.join(map(str, sorted(saturations)))}). Correct the mask or the list."
+                )
+            mask = values > 0  # (H, W)
+            threshold, relative = saturations[present[0]]
+            area = int(mask.sum())
+            regions.append(Region(mask, float(int(threshold * area)) if relative else min(threshold, float(area))))
+        return tuple(regions)

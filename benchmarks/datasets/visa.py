@@ -1,0 +1,98 @@
+"""VisA: 12 categories, 8,659 training and 2,162 test images by the official one-class split.
+
+Zou et al., "SPot-the-Difference Self-Supervised Pre-training for Anomaly Detection and Segmentation", ECCV 2022,
+arXiv:2207.14315. `visa_1cls.csv.xz` is the authors' split_csv/1cls.csv (https://github.com/amazon-science/spot-diff),
+unchanged but compressed; CC BY 4.0, copyright Amazon.com, Inc. or its affiliates.
+
+Two layouts are read, and give the same keys: the archive's (CATEGORY/Data/Images/{Normal,Anomaly},
+CATEGORY/Data/Masks/Anomaly, split by the csv) and the authors' conversion to that of MVTec AD
+(CATEGORY/test/{good,bad}, CATEGORY/ground_truth/bad).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tarfile
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+import pooch
+
+from benchmarks.datasets.base import Item, Problem, SplitName, list_images
+from benchmarks.datasets.folder import Folder
+
+URL = "https://amazon-visual-anomaly.s3.us-west-2.amazonaws.com/VisA_20220922.tar"
+SHA256 = "2eb8690c803ab37de0324772964100169ec8ba1fa3f7e94291c9ca673f40f362"  # 1,929,840,640 bytes
+
+
+@cache
+def official_split() -> pd.DataFrame:
+    """Columns object, split, label (normal, anomaly), image, mask; paths relative to the root."""
+    return pd.read_csv(Path(__file__).with_name("visa_1cls.csv.xz"), keep_default_na=False)
+
+
+class VisA(Folder):
+    title = "VisA"
+    licence = "CC BY 4.0"
+    homepage = "https://github.com/amazon-science/spot-diff"
+    download = f"download {URL} (1.9 GB) and extract it so that ROOT/candle, … exist: mkdir ROOT && tar -xf … -C ROOT."
+    official_counts = {  # noqa: RUF012
+        category: {"train": train, "good": good, "anomalous": 100}
+        for category, train, good in (
+            ("candle", 900, 100),
+            ("capsules", 542, 60),
+            ("cashew", 450, 50),
+            ("chewinggum", 453, 50),
+            ("fryum", 450, 50),
+            ("macaroni1", 900, 100),
+            ("macaroni2", 900, 100),
+            ("pcb1", 904, 100),
+            ("pcb2", 901, 100),
+            ("pcb3", 905, 101),
+            ("pcb4", 904, 101),
+            ("pipe_fryum", 450, 50),
+        )
+    }
+
+    @classmethod
+    def fetch(cls, root: Path) -> None:
+        """Download the archive, check its SHA-256, and extract it to `root`, which appears only when complete."""
+        archive = pooch.retrieve(URL, f"sha256:{SHA256}", progressbar=True)
+        partial = root.with_name(f".{root.name}.{os.getpid()}")
+        try:
+            with tarfile.open(archive) as tar:
+                tar.extractall(partial, filter="data")
+            partial.rename(root)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def is_category(self, folder: Path) -> bool:
+        return super().is_category(folder) or (folder.name in self.official_counts and (folder / "Data").is_dir())
+
+    def is_raw(self, category: str) -> bool:
+        return (self.root / category / "Data").is_dir()
+
+    def items(self, category: str, split: SplitName) -> list[Item]:
+        if not self.is_raw(category):
+            return super().items(category, split)
+        rows = official_split()
+        found = []
+        for row in rows[(rows["object"] == category) & (rows["split"] == split)].itertuples():
+            image, defect = self.root / str(row.image), "good" if row.label == "normal" else "bad"
+            mask = self.root / str(row.mask)
+            masks = (mask,) if row.mask and mask.is_file() else ()
+            found.append(Item(f"{category}/{split}/{defect}/{image.stem}", category, split, defect, image, masks))
+        return sorted(found)
+
+    def misplaced(self, category: str) -> list[Problem]:
+        if not self.is_raw(category):
+            return super().misplaced(category)
+        data = self.root / category / "Data"
+        images = {path.stem for path in list_images(data / "Images" / "Anomaly")}
+        return [
+            Problem("error", f"{path}: mask without its image in {data / 'Images' / 'Anomaly'}. Extract it again.")
+            for path in list_images(data / "Masks" / "Anomaly")
+            if path.stem not in images
+        ]

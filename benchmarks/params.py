@@ -1,0 +1,95 @@
+"""`params.yaml`: what to run and where, checked."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field, StringConstraints, ValidationError
+
+from methods.base import InputError
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$")]
+
+
+class Compute(BaseModel, extra="forbid", frozen=True):
+    """How numbers are computed where that can change their last digits: part of every fingerprint."""
+
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    channels_last: bool = False
+    compile: bool = False
+    deterministic: bool = True
+
+
+class Executor(BaseModel, extra="forbid", frozen=True):
+    """Where runs are executed: part of no fingerprint, so that changing it re-runs nothing."""
+
+    name: Literal["local", "debug"] = "local"  # processes through submitit, or one after another in this process
+    device: str = "auto"  # a torch device; auto: cuda where there is one
+    jobs: int = Field(0, ge=0)  # runs at a time; 0: one per core without a GPU, else one
+    threads: int = Field(0, ge=0)  # of each run; 0: the cores shared out over the jobs
+    cache_gib: float = Field(4.0, ge=0)  # memory of each run for teacher features
+
+
+class Variant(BaseModel, extra="allow", frozen=True):
+    """A method with some hyper-parameters overridden."""
+
+    method: Name
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        return self.model_extra or {}
+
+
+class Params(BaseModel, extra="forbid", frozen=True):
+    """The whole of `params.yaml`; its comments say what each entry means."""
+
+    suite: str
+    methods: list[Name] = Field(min_length=1)
+    variants: dict[Name, Variant] = {}
+    hyper_parameters: dict[str, Any] = {}
+    datasets: list[Name] = Field(min_length=1)
+    roots: dict[Name, Path] = {}
+    categories: dict[Name, list[str]] = {}
+    protocols: list[Name] = Field(min_length=1)
+    seeds: list[int] = Field(min_length=1)
+    weights: dict[str, Path] = {}
+    pretrain: list[Name] = []
+    conventions: list[Name] = ["default"]
+    compute: Compute = Compute()
+    executor: Executor = Executor()
+
+
+def load(path: Path = Path("params.yaml")) -> Params:
+    """Read and check a parameter file.
+
+    Raises:
+        InputError: the file is absent or no YAML, or an entry is unknown, missing or of the wrong kind.
+    """
+    try:
+        params = Params.model_validate(yaml.safe_load(path.read_text()))
+    except FileNotFoundError:
+        raise InputError(f"There is no {path} in {Path.cwd()}: run proctor in the project's folder.") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not valid YAML: {error}") from None
+    except ValidationError as error:
+        raise InputError("\n".join(f"{path}: {_explain(dict(entry))}" for entry in error.errors())) from None
+    for entry in ("methods", "datasets", "protocols", "seeds"):
+        listed = getattr(params, entry)
+        if len(set(listed)) < len(listed):
+            raise InputError(f"{path}: `{entry}` lists something twice: {listed}. Remove the repetition.")
+    return params
+
+
+def _explain(entry: dict[str, Any]) -> str:
+    where = ".".join(map(str, entry["loc"])) or "the file"
+    if entry["type"] == "extra_forbidden":
+        kinds: dict[str, type[BaseModel]] = {"compute": Compute, "executor": Executor}
+        known = kinds.get(str(entry["loc"][0]), Params).model_fields
+        near = get_close_matches(where.rpartition(".")[2], known, 1)
+        return f"there is no entry `{where}`; " + (f"did you mean `{near[0]}`?" if near else f"known: {', '.join(known)}.")
+    if entry["type"] == "missing":
+        return f"`{where}` is missing; add it (`proctor use toy` writes a complete file)."
+    return f"`{where}`: {entry['msg']}; it is {entry['input']!r}."

@@ -1,0 +1,71 @@
+"""The scores of a suite in one table, and what `dvc metrics` and `dvc plots` read."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmarks import details, store
+from methods.base import InputError
+
+GROUP = ["variant", "dataset", "protocol"]
+
+
+def read_scores(groups: Sequence[str]) -> pd.DataFrame:
+    """The tidy rows of these groups, one after another.
+
+    Raises:
+        InputError: a group has not been scored.
+    """
+    tables = []
+    for group in groups:
+        path = store.RESULTS / "scores" / f"{group}.csv"
+        if not path.is_file():
+            raise InputError(f"{path} is not there: `dvc repro` makes it.")
+        tables.append(pd.read_csv(path, keep_default_na=False, na_values={"value": ""}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def write(groups: Sequence[str]) -> None:
+    """Write `results/metrics.json` and `results/plots/`.
+
+    A metric's mean is over categories within a seed, then over seeds, of all test images, by the first convention.
+    """
+    rows = read_scores(groups)
+    first = rows.groupby(["dataset", "metric"])["convention"].transform("first")
+    rows = rows[(rows["subset"] == "all") & (rows["convention"] == first)]
+    within_seeds = rows.groupby([*GROUP, "metric", "seed"], sort=False, as_index=False)["value"].mean()
+    means = within_seeds.groupby([*GROUP, "metric"], sort=False, as_index=False)["value"].mean().dropna()
+    metrics: dict[str, Any] = {}
+    for row in means.to_dict("records"):
+        protocols = metrics.setdefault(row["variant"], {}).setdefault(row["dataset"], {})
+        protocols.setdefault(row["protocol"], {})[row["metric"]] = round(row["value"], 6)
+    store.write_json(store.RESULTS / "metrics.json", metrics)
+
+    plots = store.RESULTS / "plots"
+    shutil.rmtree(plots, ignore_errors=True)
+    plots.mkdir()
+    means["group"] = means[GROUP].agg(" ".join, axis=1)
+    for metric, table in means.groupby("metric"):
+        table[["group", "value"]].to_csv(plots / f"{metric}.csv", index=False)
+    for curve, axis in (("roc", "tpr"), ("pro", "pro")):
+        (plots / curve).mkdir()
+        for group in groups:
+            mean = _mean_curve(group, curve, axis)
+            if mean is not None:
+                mean.to_csv(plots / curve / f"{group}.csv", index=False)
+
+
+def _mean_curve(group: str, curve: str, axis: str) -> pd.DataFrame | None:
+    """The mean over categories and seeds, on a grid that their curves can share; None where no cell has the curve."""
+    grid = np.linspace(0, 1, 101)
+    cells = [store.read_json(path) or {} for path in sorted(details.folder(group).glob("*.json"))]
+    drawn = [cell["curves"][curve] for cell in cells if curve in cell["curves"]]
+    if not drawn:
+        return None
+    mean = np.mean([np.interp(grid, points["fpr"], points[axis]) for points in drawn], axis=0)
+    return pd.DataFrame({"fpr": grid, axis: mean.round(4)})

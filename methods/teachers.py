@@ -1,0 +1,211 @@
+"""Teachers: frozen timm feature extractors with three stages, at strides 4, 8 and 16.
+
+A teacher is named in one of three ways:
+
+- by timm's pinned tag (`wide_resnet50_2.tv_in1k`), from timm's hub or from a local file in timm's naming;
+- by architecture and `untrained` (`resnet18.untrained`): random weights, always the same, for comparison only;
+- by any other name, for a local safetensors file whose metadata gives `architecture` and `pretraining`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import timm
+import torch
+from safetensors import SafetensorError, safe_open
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import load_state_dict
+from torch import Tensor, nn
+
+from methods.base import InputError
+
+STRIDES = (4, 8, 16)
+UNTRAINED = "untrained"
+
+
+class _Origin(NamedTuple):
+    architecture: str  # a timm name, with its tag
+    pretraining: str
+    file: Path | None
+
+
+class Teacher(nn.Module):
+    """A frozen network whose three feature maps the students learn.
+
+    Attributes:
+        name: as in params.yaml.
+        digest: identifies the weights; the SHA-256 of a local file.
+        pretraining: what it was trained on, in words.
+        channels: of the three feature maps, finest first.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, name: str, origin: _Origin, digest: str, network: nn.Module) -> None:
+        super().__init__()
+        self.name, self.digest, self.pretraining = name, digest, origin.pretraining
+        self.architecture = origin.architecture
+        self.network = network
+        self.channels: list[int] = network.feature_info.channels()
+        settings: dict[str, Any] = network.pretrained_cfg
+        for statistic, default in (("mean", IMAGENET_DEFAULT_MEAN), ("std", IMAGENET_DEFAULT_STD)):
+            self.register_buffer(statistic, torch.tensor(settings.get(statistic, default)).view(1, 3, 1, 1))
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode whatever is asked: a frozen teacher has frozen statistics."""
+        return super().train(False)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(B, 3, s, s) uint8 to the float32 images that the teacher was trained on."""
+        return (images.float() / 255 - self.mean) / self.std
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Normalised images, (B, 3, s, s), to three maps, (B, C_l, s/4, s/4) to (B, C_l, s/16, s/16)."""
+        return self.network(images)
+
+    def twin(self) -> nn.Module:
+        """The same architecture with fresh random weights, trainable."""
+        network = _build(self.architecture)
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d) and module.affine:
+                nn.init.ones_(module.weight)  # timm starts the last one of a residual block at zero; torchvision does not
+        return network
+
+    @property
+    def record(self) -> dict[str, str]:
+        return {"name": self.name, "sha256": self.digest, "pretraining": self.pretraining}
+
+
+def load(name: str, weights: Mapping[str, Path]) -> Teacher:
+    """Build a teacher, on the CPU.
+
+    Args:
+        name: see the module.
+        weights: local weight files by teacher name.
+
+    Raises:
+        InputError: the name is unknown, the architecture has no maps at strides 4, 8 and 16, the weights cannot be
+            fetched, or the file is absent, unreadable or of another architecture.
+    """
+    origin = _origin(name, weights)
+    digest_ = digest(name, weights)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # an untrained teacher is always the same
+        if name.endswith("." + UNTRAINED):
+            network = _build(origin.architecture)
+        elif origin.file:
+            network = _build_from_file(name, origin.architecture, origin.file)
+        else:
+            network = _build_from_hub(name)
+    return Teacher(name, origin, digest_, network)
+
+
+def digest(name: str, weights: Mapping[str, Path]) -> str:
+    """Identify a teacher's weights without loading them: the file's SHA-256, else the hub's pinned name.
+
+    Raises:
+        InputError: the name is unknown, or the file is absent.
+    """
+    origin = _origin(name, weights)
+    if origin.file:
+        with origin.file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    if name.endswith("." + UNTRAINED):
+        return f"{name}, torch seed 0"
+    return f"hub:{timm.get_pretrained_cfg(name).hf_hub_id}"
+
+
+def _origin(name: str, weights: Mapping[str, Path]) -> _Origin:
+    architecture, _, tag = name.partition(".")
+    file = Path(weights[name]) if name in weights else None
+    if file and not file.is_file():
+        raise InputError(f"The weight file of teacher {name!r} is absent: {file}. Correct its path under `weights`.")
+    if file and (stated := _metadata(file)).get("architecture"):
+        return _Origin(stated["architecture"], stated.get("pretraining", "not stated in its file"), file)
+    if not timm.is_model(architecture):
+        near = timm.list_models(f"*{architecture}*")[:3]
+        raise InputError(
+            f"Teacher {name!r} is unknown to timm and there is no file for it under `weights`. "
+            + (f"timm knows {', '.join(near)}." if near else "Name a timm model with its tag, such as resnet18.tv_in1k.")
+        )
+    if tag == UNTRAINED:
+        return _Origin(architecture, "random weights (untrained)", None)
+    tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
+    if tag not in tags:
+        raise InputError(f"Teacher {name!r} must name one of timm's tags for {architecture}: {', '.join(tags)}.")
+    return _Origin(name, _words(tag), file)
+
+
+def _metadata(file: Path) -> dict[str, str]:
+    if file.suffix != ".safetensors":
+        return {}
+    try:
+        with safe_open(file, "pt") as opened:
+            return opened.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{file} is no readable safetensors file ({error}). Fetch it again.") from None
+
+
+def _words(tag: str) -> str:
+    """What the last part of a timm tag says about the training data."""
+    data = re.search(r"in(1|12|21|22)k$", tag)
+    if not data:
+        return f"timm tag {tag}"
+    return f"ImageNet-{data[1]}k" + (f" after other data, timm tag {tag}" if "_ft_" in tag else "")
+
+
+def _build(architecture: str, **how: Any) -> nn.Module:
+    """The architecture up to stride 16. timm's "getter" leaves out every layer behind the last map."""
+    try:
+        with torch.device("meta"):
+            strides = timm.create_model(architecture, features_only=True).feature_info.reduction()
+        indices = [strides.index(stride) for stride in STRIDES]
+    except ValueError:
+        raise InputError(
+            f"{architecture} cannot be a teacher: it has feature maps at strides {strides}, not at 4, 8 and 16."
+        ) from None
+    except (RuntimeError, AttributeError, NotImplementedError) as error:
+        raise InputError(f"{architecture} cannot be a teacher: timm offers no feature maps of it ({error}).") from None
+    return timm.create_model(architecture, features_only=True, feature_cls="getter", out_indices=indices, **how)
+
+
+def _build_from_hub(name: str) -> nn.Module:
+    try:
+        return _build(name, pretrained=True)
+    except InputError:
+        raise
+    except Exception as error:  # the hub's client raises errors of several libraries
+        raise InputError(
+            f"The weights of teacher {name!r} cannot be fetched from the hub ({type(error).__name__}: {error}). "
+            f"Without a network, download the file elsewhere and name it: `weights: {{{name}: PATH}}`."
+        ) from error
+
+
+def _build_from_file(name: str, architecture: str, file: Path) -> nn.Module:
+    """Load a local file, having made sure that it is of this architecture: timm itself would skip what differs."""
+    try:
+        state = load_state_dict(str(file))
+    except Exception as error:  # torch and safetensors raise many kinds for a broken file
+        raise InputError(f"{file}, the weights of teacher {name!r}, cannot be read ({error}). Fetch it again.") from error
+    with torch.device("meta"):
+        whole = timm.create_model(architecture).state_dict()
+        needed = {key.removeprefix("model."): value for key, value in _build(architecture).state_dict().items()}
+    missing = [key for key in needed if key not in state and not key.endswith("num_batches_tracked")]
+    unknown = [key for key in state if key not in whole]
+    unequal = [key for key in needed if key in state and state[key].shape != needed[key].shape]
+    if missing or unknown or unequal:
+        examples = [f"{len(keys)} {what} ({keys[0]})" for keys, what in
+                    ((missing, "missing"), (unknown, "unknown"), (unequal, "of another shape")) if keys]  # fmt: skip
+        raise InputError(
+            f"{file} does not hold weights of {architecture}, as teacher {name!r} asks: "
+            f"layers {', '.join(examples)}. Name the file of this architecture, or the teacher that the file holds."
+        )
+    return _build(architecture, pretrained=True, pretrained_cfg_overlay={"file": str(file)})

@@ -1,0 +1,243 @@
+"""Reads what the pipeline stored and writes the report: tables, figures, and one page that shows both.
+
+Bad input never stops a report: each problem becomes one sentence in the log and on the page, the rest is still built.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from reports import figures, page, tables
+
+SCHEMA = 1  # of record.json, see results/README.md
+SPECS = Path(__file__).parent / "specs"
+COLUMNS = [
+    "variant",
+    "method",
+    "dataset",
+    "protocol",
+    "category",
+    "seed",
+    "subset",
+    "metric",
+    "convention",
+    "selection",
+    "teacher",
+    "value",
+    "reason",
+    "fingerprint",
+    "record",
+]
+log = logging.getLogger(__name__)
+
+
+def build(results: Path, out: Path, specs: Path = SPECS) -> Path:
+    """Write `tables/`, `figures/` and `index.html` into `out`; older tables and figures there are removed.
+
+    Args:
+        results: a folder as described in `results/README.md`.
+        out: where the report goes.
+        specs: one YAML file for each kind of table or figure.
+
+    Returns:
+        The path of `index.html`. It lists all problems, which are also logged as warnings.
+    """
+    problems: list[str] = []
+    records = read_records(results, problems)
+    scores = read_scores(results, problems)
+    details = read_details(results, problems)
+    plan = read_plan(results, problems)
+    _compare(scores, records, plan, problems)
+    cells = tables.aggregate(tables.with_subset_mean(scores), plan)
+    for part in ("tables", "figures"):
+        shutil.rmtree(out / part, ignore_errors=True)
+    shown: list[tables.Table | page.Picture] = []
+    for name, spec in read_specs(specs, problems):
+        data = details if spec.get("from") == "details" else cells
+        try:
+            unknown = tables.chosen(data, spec)[1] if len(data) else []
+            problems += [f"{specs.name}/{name}.yaml: {sentence}." for sentence in unknown]
+            if "figure" in spec:
+                shown += _figures(name, spec, data, out / "figures", problems)
+            else:
+                shown += _tables(name, spec, cells, records, out / "tables")
+        except Exception as error:  # a spec is a plug-in: whatever fails in it must not cost the other specs' output
+            log.debug("spec %s", name, exc_info=True)
+            problems.append(f"{specs.name}/{name}.yaml: nothing drawn: {_say(error)}.")
+    for problem in problems:
+        log.warning(problem)
+    out.mkdir(parents=True, exist_ok=True)
+    index = out / "index.html"
+    index.write_text(page.render(shown, records, problems), encoding="utf-8")
+    return index
+
+
+def _tables(
+    name: str, spec: Mapping[str, Any], cells: pd.DataFrame, records: Sequence[Mapping[str, Any]], out: Path
+) -> list[tables.Table]:
+    built = tables.tables(name, spec, cells, records)
+    out.mkdir(parents=True, exist_ok=True)
+    for table in built:
+        for suffix, write in (("md", tables.markdown), ("csv", tables.csv), ("tex", tables.latex)):
+            (out / f"{table.name}.{suffix}").write_text(write(table), encoding="utf-8")
+    return built
+
+
+def _figures(
+    name: str, spec: Mapping[str, Any], data: pd.DataFrame, out: Path, problems: list[str]
+) -> list[page.Picture]:
+    drawn = []
+    for place, part in tables.each(tables.chosen(data, spec)[0], spec["each"]):
+        title = tables.headline(spec, place)
+        try:
+            stem = out / tables.slug(name, *place.values())
+            drawn.append(page.Picture(name, title, place, figures.save(figures.draw(spec["figure"], part), stem)))
+        except Exception as error:  # one figure that cannot be drawn must not cost the others
+            log.debug("figure %s", title, exc_info=True)
+            problems.append(f"figure '{title}' ({name}): {_say(error)}.")
+    return drawn
+
+
+def _say(error: Exception) -> str:
+    what = f"{error}".strip().rstrip(".") or "no message"
+    return what if type(error) is ValueError else f"{type(error).__name__}: {what}"
+
+
+def read_scores(results: Path, problems: list[str]) -> pd.DataFrame:
+    """All tidy rows of `scores/*.csv`, with those left out that no table could use."""
+    parts = []
+    for path in sorted((results / "scores").glob("*.csv")):
+        try:
+            rows = pd.read_csv(path, dtype=str, keep_default_na=False)  # a category may be called "nan"
+            if lacking := [column for column in COLUMNS if column not in rows]:
+                raise ValueError(f"column {', '.join(lacking)} is missing")
+            rows["seed"] = rows.seed.astype(int)
+            rows["value"] = pd.to_numeric(rows.value.replace("", "nan"))
+            outside = rows[(rows.value < 0) | (rows.value > 1)]
+            if len(outside):
+                raise ValueError(f"{outside.metric.iloc[0]} = {outside.value.iloc[0]} is outside [0, 1]")
+        except (ValueError, OSError) as error:
+            problems.append(f"scores/{path.name} was left out: {_say(error)}. Run the score stage again.")
+            continue
+        parts.append(rows)
+    if not parts:
+        problems.append(f"There are no scores in {results.name}/scores, so there are no tables. Run `dvc repro` first.")
+        return pd.DataFrame(columns=COLUMNS)
+    scores = pd.concat(parts, ignore_index=True)
+    key = [*tables.BLOCK, *tables.IDENTITY["variant"], "category", "seed"]
+    if (twice := scores.duplicated(key, keep="last")).any():
+        row = scores[twice].iloc[0]
+        problems.append(
+            f"{twice.sum()} scores exist twice, e.g. {row.metric} of {row.variant}, {row.category}, seed {row.seed}; "
+            "the last one counts."
+        )
+    return scores[~twice].reset_index(drop=True)
+
+
+def read_records(results: Path, problems: list[str]) -> list[dict[str, Any]]:
+    """Every `record.json` of this schema, with its folder, relative to `results`, added as `folder`."""
+    records = []
+    needed = ("variant", "method", "dataset", "protocol", "split", "seed")
+    for path in sorted((results / "predictions").glob("*/*/record.json")):
+        name = path.relative_to(results)
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if record.get("schema") != SCHEMA:
+                raise ValueError(f"its schema is {record.get('schema')}, this version reads {SCHEMA}")
+            if lacking := [field for field in needed if field not in record]:
+                raise ValueError(f"{', '.join(lacking)} is missing")
+        except (ValueError, AttributeError, OSError) as error:
+            problems.append(f"{name} was left out: {_say(error)}. Run it again with `proctor run`.")
+            continue
+        records.append({**record, "folder": path.parent.relative_to(results / "predictions").as_posix()})
+    if not records:
+        problems.append(f"There are no finished runs in {results.name}/predictions. Run `dvc repro` first.")
+    return records
+
+
+def read_details(results: Path, problems: list[str]) -> pd.DataFrame:
+    """One row for each `details/GROUP/CATEGORY-seedK.json`: its cell, the parsed file, and the path of its arrays."""
+    rows = []
+    for path in sorted((results / "details").glob("*/*.json")):
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            cell = {name: found[name] for name in ("variant", "dataset", "protocol", "category", "seed")}
+            arrays = path.with_suffix(".npz")
+            rows.append({**cell, "details": found, "arrays": arrays if arrays.exists() else None})
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            problems.append(f"{path.relative_to(results)} was left out: {_say(error)}. Run the score stage again.")
+    return pd.DataFrame(rows, columns=["variant", "dataset", "protocol", "category", "seed", "details", "arrays"])
+
+
+def read_plan(results: Path, problems: list[str]) -> dict[tuple[str, str, str], dict[str, Any]]:
+    """The planned runs of each group; empty without a `plan.json`."""
+    try:
+        tree = json.loads((results / "plan.json").read_text(encoding="utf-8"))
+        return {
+            (variant, dataset, protocol): runs
+            for variant, datasets in tree.items()
+            for dataset, protocols in datasets.items()
+            for protocol, runs in protocols.items()
+        }
+    except FileNotFoundError:
+        return {}
+    except (ValueError, AttributeError, OSError) as error:
+        problems.append(f"plan.json was left out: {_say(error)}. Run the plan stage again.")
+        return {}
+
+
+def read_specs(folder: Path, problems: list[str]) -> list[tuple[str, dict[str, Any]]]:
+    """The specs by name, in their `order`."""
+    specs = []
+    for path in sorted(folder.glob("*.yaml")):
+        try:
+            spec = yaml.safe_load(path.read_text(encoding="utf-8"))
+            needed = {"title", "each"} | ({"figure", "from"} if "figure" in (spec or {}) else {"rows", "columns"})
+            if lacking := sorted(needed - set(spec or {})):
+                raise ValueError(f"{', '.join(lacking)} is missing")
+            if unknown := sorted(set(spec) - needed - {"order", "where"}):
+                raise ValueError(f"it has no use for {', '.join(unknown)}")
+            if wrong := [
+                name
+                for name in (*spec["each"], spec.get("rows"), spec.get("columns"))
+                if name and name not in tables.FACETS
+            ]:
+                raise ValueError(f"unknown facet {wrong[0]}; facets are {', '.join(tables.FACETS)}")
+        except (ValueError, TypeError, yaml.YAMLError) as error:
+            problems.append(f"{folder.name}/{path.name} was left out: {' '.join(_say(error).split())}.")
+            continue
+        specs.append((path.stem, spec))
+    return sorted(specs, key=lambda named: named[1].get("order", 100))
+
+
+def _compare(
+    scores: pd.DataFrame, records: Sequence[Mapping[str, Any]], plan: tables.Plan, problems: list[str]
+) -> None:
+    """Say which planned runs are missing, which runs have no score, and which scores have no run or another fit's."""
+    run = scores.record.map(lambda path: "/".join(Path(path).parts[-3:-1]))
+    scored = dict(zip(run, scores.fingerprint, strict=True))
+    known = {record["folder"]: record.get("fingerprint") for record in records}
+    planned = {f"{'-'.join(group)}/{run}" for group, runs in plan.items() for run in runs}
+    if missing := sorted(planned - known.keys()):
+        problems.append(
+            f"{len(missing)} of {len(planned)} planned runs are not finished, e.g. {missing[0]}; see `proctor plan`."
+        )
+    for folder in sorted(known.keys() - scored.keys()):
+        problems.append(f"predictions/{folder} has no score. Run the score stage.")
+    if lost := sorted(scored.keys() - known.keys()):
+        problems.append(
+            f"{len(lost)} scored runs have no readable record, so their cells have no link, e.g. {lost[0]}."
+        )
+    for folder in sorted(known.keys() & scored.keys()):
+        if known[folder] != scored[folder]:
+            problems.append(
+                f"The scores of predictions/{folder} belong to another fit (fingerprint). Run the score stage."
+            )

@@ -1,0 +1,273 @@
+"""One function per figure; a spec finds it by its name and hands it the rows to draw.
+
+Figures from `cells` get the rows of `tables.aggregate`; figures from `details` get one row per category and seed, with the
+parsed file in `details` and the path of its arrays in `arrays`. Within a figure every variant has its own colour and
+its own hatch or dash, so that it can be read in greyscale and by the colour-blind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
+
+from reports.tables import IDENTITY, MEAN, labels
+
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.titleweight": "normal",
+    "axes.labelsize": 9,
+    "figure.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#666666",
+    "axes.linewidth": 0.8,
+    "axes.grid": False,
+    "legend.frameon": False,
+    "hatch.linewidth": 0.6,
+    "pdf.fonttype": 42,
+}
+HATCHES = ["", "///", "...", "xx", "\\\\\\", "++", "oo", "--"]
+DASHES = ["-", "--", "-.", ":", (0, (6, 1)), (0, (1, 1, 4, 1)), (0, (8, 3)), (0, (3, 1, 1, 1))]
+
+
+def draw(name: str, data: pd.DataFrame) -> Figure:
+    """Call the figure function `name`.
+
+    Raises:
+        ValueError: there is no such function, or the data hold nothing that it could draw.
+    """
+    function = globals().get(name)
+    if name.startswith("_") or getattr(function, "__module__", None) != __name__ or name in ("draw", "save"):
+        raise ValueError(f"no function '{name}' in reports/figures.py")
+    with rc_context(STYLE):
+        figure: Figure = function(data)  # type: ignore[misc]  # the line above has checked it
+    return figure
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write `stem`.png and `stem`.pdf without dates or versions: the same figure gives the same bytes."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    paths = [stem.with_name(stem.name + suffix) for suffix in (".png", ".pdf")]
+    with rc_context(STYLE):
+        figure.savefig(paths[0], dpi=160, metadata={"Software": None})
+        figure.savefig(paths[1], dpi=160, metadata={"CreationDate": None, "Creator": None, "Producer": None})
+    return paths
+
+
+def _panels(count: int, across: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    # A figure of its own, unknown to pyplot, needs no closing.
+    across = min(across, count)
+    down = -(-count // across)
+    figure = Figure(figsize=(max(width * across, 3.6), height * down), layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False).ravel()
+    for unused in axes[count:]:
+        unused.remove()
+    return figure, list(axes[:count])
+
+
+def _colours(names: Sequence[str]) -> list[Any]:
+    return list(sns.color_palette("colorblind", max(len(names), 1)))
+
+
+def bars(data: pd.DataFrame) -> Figure:
+    """Mean over categories by variant and protocol, a panel for each metric; whiskers are one standard deviation."""
+    data = data.assign(name=labels(data[IDENTITY["variant"]]), panel=labels(data[IDENTITY["metric"]]))
+    data = data[[bool(cell.values) for cell in data.cell]]
+    if data.empty:
+        raise ValueError("no variant has a mean over all categories")
+    names, protocols = sorted(data.name.unique()), sorted(data.protocol.unique())
+    panels = list(dict.fromkeys(data.panel))
+    figure, axes = _panels(len(panels), 4, 2.3, 2.5)
+    width = 0.8 / len(names)
+    for axis, panel in zip(axes, panels, strict=True):
+        for place, (name, colour) in enumerate(zip(names, _colours(names), strict=True)):
+            cells = data[(data.panel == panel) & (data.name == name)].set_index("protocol").cell
+            at = [protocols.index(protocol) + (place - (len(names) - 1) / 2) * width for protocol in cells.index]
+            drawn = axis.bar(
+                at,
+                [100 * c.mean for c in cells],
+                width * 0.92,
+                color=colour,
+                edgecolor="#222222",
+                linewidth=0.6,
+                hatch=HATCHES[place % len(HATCHES)],
+                label=name,
+            )
+            spread = [100 * c.std for c in cells]  # NaN with one seed, which draws no whisker
+            axis.errorbar(
+                at, [100 * c.mean for c in cells], yerr=spread, fmt="none", ecolor="#222222", capsize=2.5, lw=1
+            )
+            if len(names) * len(protocols) <= 8:
+                axis.bar_label(
+                    drawn,
+                    [f"{100 * c.mean:.1f}" for c in cells],
+                    label_type="center",
+                    fontsize=7,
+                    rotation=90,
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.85},
+                )
+        axis.set(title=panel, ylim=(0, 105), xlim=(-0.6, len(protocols) - 0.4))
+        axis.set_xticks(range(len(protocols)), protocols)
+        axis.set_axisbelow(True)
+        axis.grid(axis="y", color="#dddddd", linewidth=0.6)
+    _legend(figure, axes, names)
+    return figure
+
+
+def heat_map(data: pd.DataFrame) -> Figure:
+    """Variants by category, a panel for each metric; every panel has its own scale. Empty cells stay white."""
+    data = data.assign(name=labels(data[IDENTITY["variant"]]), panel=labels(data[IDENTITY["metric"]]))
+    panels = list(dict.fromkeys(data.panel))
+    names = sorted(data.name.unique())
+    categories = sorted(data.category.unique(), key=lambda name: (name == MEAN, name))
+    figure = Figure(
+        figsize=(1.8 + 0.62 * len(categories), len(panels) * (0.9 + 0.34 * len(names))), layout="constrained"
+    )
+    axes = figure.subplots(len(panels), 1, squeeze=False, sharex=True).ravel()
+    for axis, panel in zip(axes, panels, strict=True):
+        grid = data[data.panel == panel].pivot(index="name", columns="category", values="cell")
+        grid = grid.reindex(index=names, columns=categories)
+        values = 100 * grid.map(lambda cell: getattr(cell, "mean", np.nan)).astype(float)
+        # From light to dark: the lower a value, the more it stands out, in print as on the screen.
+        sns.heatmap(
+            values,
+            ax=axis,
+            annot=True,
+            fmt=".1f",
+            cmap="cividis",
+            linewidths=1.5,
+            annot_kws={"fontsize": 8},
+            cbar_kws={"pad": 0.01, "aspect": 8},
+        )
+        axis.set(title=panel, xlabel="", ylabel="")
+        axis.tick_params(length=0)
+        axis.set_yticks(axis.get_yticks(), names, rotation=0)
+    axes[-1].set_xticks(axes[-1].get_xticks(), categories, rotation=40, ha="right", rotation_mode="anchor")
+    return figure
+
+
+def histograms(data: pd.DataFrame) -> Figure:
+    """Image scores of normal and anomalous test images, a panel for each category, of the first seed."""
+    data = data.sort_values("seed").drop_duplicates("category").sort_values("category")
+    figure, axes = _panels(len(data), 4, 2.3, 2.0)
+    colours = _colours(["normal", "anomalous"])
+    for axis, row in zip(axes, data.to_dict("records"), strict=True):
+        images = pd.DataFrame(row["details"]["images"])
+        edges = np.histogram_bin_edges(images.score, bins=20).tolist()
+        for kind, colour, hatch in ((False, colours[0], ""), (True, colours[1], "////")):
+            axis.hist(
+                images.score[images.anomalous == kind],
+                edges,
+                color=to_rgba(colour, 0.45),
+                edgecolor=colour,
+                hatch=hatch,
+                histtype="stepfilled",
+                linewidth=1.2,
+                label="anomalous" if kind else "normal",
+            )
+        axis.set(title=f"{row['category']} (seed {row['seed']})")
+        axis.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    figure.supxlabel("anomaly score", fontsize=9)
+    figure.supylabel("test images", fontsize=9)
+    _legend(figure, axes, ["normal", "anomalous"])
+    return figure
+
+
+def roc(data: pd.DataFrame) -> Figure:
+    """Receiver operating characteristic over images, a panel for each category, a line for each variant and seed."""
+    return _curves(data, "roc", "tpr", "false positive rate", "true positive rate")
+
+
+def pro(data: pd.DataFrame) -> Figure:
+    """Per-region overlap over the false positive rate of pixels, as far as the stored curve reaches."""
+    return _curves(data, "pro", "pro", "false positive rate of pixels", "per-region overlap")
+
+
+def _curves(data: pd.DataFrame, kind: str, upward: str, xlabel: str, ylabel: str) -> Figure:
+    data = data[[kind in details.get("curves", {}) for details in data.details]]
+    if data.empty:
+        raise ValueError(f"no category has a stored {kind.upper()} curve")
+    names, categories = sorted(data.variant.unique()), sorted(data.category.unique())
+    figure, axes = _panels(len(categories), 4, 2.3, 2.3)
+    for axis, category in zip(axes, categories, strict=True):
+        furthest = 0.0
+        for place, (name, colour) in enumerate(zip(names, _colours(names), strict=True)):
+            rows = data[(data.category == category) & (data.variant == name)].sort_values("seed")
+            for label, row in zip([name, *[None] * len(rows)], rows.to_dict("records"), strict=False):
+                curve = row["details"]["curves"][kind]
+                furthest = max(furthest, *curve["fpr"])
+                axis.plot(
+                    curve["fpr"],
+                    curve[upward],
+                    color=colour,
+                    linestyle=DASHES[place % len(DASHES)],
+                    lw=1.3,
+                    label=label,
+                )
+        if kind == "roc":
+            axis.plot([0, 1], [0, 1], color="#bbbbbb", lw=0.8, zorder=0)  # chance
+        axis.set(title=category, xlim=(-0.01 * furthest, furthest * 1.01), ylim=(-0.01, 1.02))
+    figure.supxlabel(xlabel, fontsize=9)
+    figure.supylabel(ylabel, fontsize=9)
+    _legend(figure, axes, names)
+    return figure
+
+
+def qualitative(data: pd.DataFrame) -> Figure:
+    """The same test images for every variant: image, truth, and each variant's map, of its first seed.
+
+    A column of maps has one scale, from its lowest to its highest value over the shown images, so that a normal image
+    looks calm only if the method finds it calm.
+    """
+    data = data.sort_values(["variant", "seed"]).drop_duplicates("variant")
+    stored = {row["variant"]: _arrays(row["arrays"]) for row in data.to_dict("records") if row["arrays"]}
+    if not stored:
+        raise ValueError("no example images are stored")
+    common = set.intersection(*({str(key) for key in arrays["keys"]} for arrays in stored.values()))
+    keys = [str(key) for key in next(iter(stored.values()))["keys"] if str(key) in common]
+    if not keys:
+        raise ValueError(f"the variants {', '.join(stored)} share no example image")
+    size = 1.35
+    layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
+    figure = Figure(figsize=(size * (2 + len(stored)) + 0.2, (size + 0.05) * len(keys) + 0.4), layout=layout)
+    axes = figure.subplots(len(keys), 2 + len(stored), squeeze=False)
+    first = next(iter(stored.values()))
+    for down, key in enumerate(keys):
+        at = [str(other) for other in first["keys"]].index(key)
+        axes[down, 0].imshow(first["images"][at])
+        axes[down, 1].imshow(first["truth"][at], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        for across, arrays in enumerate(stored.values(), start=2):
+            shown = [str(other) for other in arrays["keys"]]
+            maps = arrays["maps"][[shown.index(other) for other in keys]]
+            axes[down, across].imshow(maps[down], cmap="inferno", vmin=float(maps.min()), vmax=float(maps.max()))
+        axes[down, 0].set_ylabel("\n".join(key.split("/")[-2:]), fontsize=7)
+    for axis, title in zip(axes[0], ["image", "truth", *stored], strict=True):
+        axis.set_title(title)
+    for axis in axes.ravel():
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    return figure
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as stored:
+        return {name: stored[name] for name in ("keys", "images", "truth", "maps")}
+
+
+def _legend(figure: Figure, axes: Sequence[Axes], names: Sequence[str]) -> None:
+    found = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    shown = [name for name in names if name in found]
+    columns = min(len(shown), 6)
+    figure.legend([found[name] for name in shown], shown, loc="outside lower center", ncols=columns, handlelength=2.8)

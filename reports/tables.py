@@ -1,0 +1,372 @@
+"""Tidy scores to tables: mean ± sample standard deviation over seeds, as Markdown, CSV and LaTeX.
+
+`aggregate` computes every number once; a spec chooses what stands in rows, in columns, and in a table of its own.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import PurePosixPath
+from typing import Any
+
+import pandas as pd
+
+MEAN = "mean"  # the row that averages the categories
+METRICS = {  # how they are written and in which order; a metric that is not here is shown by its name, after these
+    "image_auroc": "image AUROC",
+    "image_ap": "image AP",
+    "image_f1_max": "image F1-max",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_ap": "pixel AP",
+    "pixel_f1_max": "pixel F1-max",
+    "aupro": "AUPRO",
+    "spro": "sPRO",
+}
+# What a facet really is: two conventions of a metric, or two selections of a variant, never share a column.
+IDENTITY = {"metric": ["metric", "convention"], "variant": ["variant", "selection", "teacher"]}
+FACETS = ("dataset", "protocol", "subset", "metric", "variant", "category")
+BLOCK = ["dataset", "protocol", "subset", "metric", "convention"]
+Plan = Mapping[tuple[str, str, str], Mapping[str, Any]]  # (variant, dataset, protocol) -> run -> fingerprint
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a table prints in one place; `mean` and `std` are fractions, NaN where they do not exist."""
+
+    mean: float
+    std: float
+    values: dict[int, float]  # by seed
+    note: str  # why the cell is empty, or which seeds or categories it lacks
+    records: tuple[str, ...]  # paths of the records behind it
+
+    @property
+    def text(self) -> str:
+        """Percent with one decimal, e.g. "97.1 ± 0.3"; "97.1" with one seed; a dash if empty."""
+        if not self.values:
+            return "\N{EN DASH}"
+        return f"{100 * self.mean:.1f}" + (f" ± {100 * self.std:.1f}" if len(self.values) > 1 else "")
+
+    @property
+    def anchor(self) -> str:
+        """Where the page shows the records: their split, or, if there are several, their group; "" without records."""
+        folders = [PurePosixPath(record).parent for record in self.records]
+        splits = {f"{folder.parent.name}-{folder.name.rsplit('-seed', 1)[0]}" for folder in folders}
+        return splits.pop() if len(splits) == 1 else folders[0].parent.name if folders else ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table, ready to be written; `grid` holds a `Cell` for each row and column label."""
+
+    kind: str  # the spec it comes from
+    name: str  # of its files
+    title: str
+    caption: list[str]
+    place: dict[str, str]  # what holds for the whole table: dataset, protocol, ...
+    grid: pd.DataFrame
+
+    @cached_property
+    def marks(self) -> dict[str, str]:
+        """The footnotes in order of appearance, each with its mark: a, b, ..., z, aa, ..."""
+        notes = dict.fromkeys(cell.note for _, row in self.grid.iterrows() for cell in row if cell.note)
+        return {note: chr(ord("a") + place % 26) * (place // 26 + 1) for place, note in enumerate(notes)}
+
+
+ABSENT = Cell(math.nan, math.nan, {}, "not scored", ())
+
+
+def with_subset_mean(scores: pd.DataFrame) -> pd.DataFrame:
+    """Add the mean of `logical` and `structural` as one more subset, as MVTec LOCO's authors report it."""
+    parts = scores[scores.subset.isin(["logical", "structural"])]
+    key = [*BLOCK, "variant", "selection", "teacher", "category", "seed"]
+    key.remove("subset")
+    both = []
+    for _, pair in parts.groupby(key, sort=False):
+        reasons = [f"{row['subset']}: {row['reason']}" for row in pair.to_dict("records") if row["reason"]]
+        if len(pair) == 1:
+            reasons.append(f"only {pair.subset.iloc[0]} anomalies were scored")
+        mean = pair.value.mean() if len(pair) == 2 and pair.value.notna().all() else math.nan
+        subset = "mean of logical and structural"
+        both.append({**pair.iloc[0], "subset": subset, "value": mean, "reason": "; ".join(reasons)})
+    return pd.concat([scores, pd.DataFrame(both)], ignore_index=True) if both else scores
+
+
+def aggregate(scores: pd.DataFrame, plan: Plan) -> pd.DataFrame:
+    """Every cell of every possible table: one row per block, variant and category, and one for the categories' mean.
+
+    The mean averages the categories within a seed first. It covers the categories that at least one variant has a value
+    for; a seed that lacks one of these has no mean, so that means of different variants stay comparable.
+
+    Args:
+        scores: tidy rows as in `results/README.md`.
+        plan: planned runs, to name the seeds that are still missing.
+
+    Returns:
+        The columns of `BLOCK`, `variant`, `selection`, `teacher`, `category` and `cell` (a `Cell`).
+    """
+    found = []
+    for keys, of_block in scores.groupby(BLOCK, sort=False):
+        block = dict(zip(BLOCK, map(str, keys), strict=True))
+        categories = sorted(of_block.category.unique())
+        defined = sorted(of_block.category[of_block.value.notna()].unique())
+        undefined = [category for category in categories if category not in defined]
+        for names, rows in of_block.groupby(IDENTITY["variant"], sort=False):
+            place = block | dict(zip(IDENTITY["variant"], map(str, names), strict=True))
+            planned = plan.get((place["variant"], place["dataset"], place["protocol"]), {})
+            seeds = sorted({*rows.seed, *(int(run.rsplit("-seed", 1)[1]) for run in planned if "-seed" in run)})
+            grid = rows.pivot(index="category", columns="seed", values="value").reindex(index=categories, columns=seeds)
+            reason = {
+                (row["category"], row["seed"]): row["reason"] or "no reason was recorded"
+                for row in rows.to_dict("records")
+            }
+            for category in categories:
+                why = {seed: reason.get((category, seed), "no finished run was scored") for seed in seeds}
+                records = tuple(rows.record[rows.category == category])
+                found.append({**place, "category": category, "cell": _cell(grid.loc[category], why, records)})
+            lacking = {seed: ", ".join(c for c in defined if pd.isna(grid.loc[c, seed])) for seed in seeds}
+            why = {
+                seed: f"no value for {names}" if names else "no category has a value" for seed, names in lacking.items()
+            }
+            mean = _cell(grid.loc[defined].mean(skipna=False), why, tuple(rows.record))
+            if undefined and mean.values:
+                limits = f"{', '.join(undefined)} left out, which has no value for any variant"
+                mean = replace(mean, note="; ".join(filter(None, [limits, mean.note])))
+            found.append({**place, "category": MEAN, "cell": mean})
+    return pd.DataFrame(found, columns=[*BLOCK, *IDENTITY["variant"], "category", "cell"])
+
+
+def _cell(by_seed: pd.Series, why: Mapping[int, str], records: tuple[str, ...]) -> Cell:
+    values = {int(str(seed)): float(value) for seed, value in by_seed.items() if not pd.isna(value)}
+    missing = {seed: reason for seed, reason in why.items() if seed not in values}
+    if len(set(missing.values())) == 1 and not values:
+        note = next(iter(missing.values()))
+    else:
+        note = "; ".join(f"seed {seed}: {reason}" for seed, reason in missing.items())
+    if values and missing:
+        note = f"{len(values)} of {len(why)} seeds; {note}"
+    sample = pd.Series(values, dtype=float)
+    return Cell(float(sample.mean()), float(sample.std(ddof=1)), values, note, records)
+
+
+def chosen(data: pd.DataFrame, spec: Mapping[str, Any]) -> tuple[pd.DataFrame, list[str]]:
+    """The rows that a spec's `where` asks for, and one sentence for each name that no row has."""
+    problems = []
+    for facet, names in spec.get("where", {}).items():
+        if facet not in data:
+            problems.append(f"`where` names '{facet}'; it can name {', '.join(f for f in FACETS if f in data)}")
+            continue
+        known = {*data[facet], *(METRICS if facet == "metric" else ()), *(["all"] if facet == "subset" else ())}
+        problems += [
+            f"unknown {facet} '{name}'; the results have {_names(data[facet])}" for name in names if name not in known
+        ]
+        data = data[data[facet].isin(names)]
+    return data, problems
+
+
+def _names(column: pd.Series) -> str:
+    return ", ".join(sorted(column.unique())) or "none"
+
+
+def each(data: pd.DataFrame, facets: Sequence[str]) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
+    """One frame for each value of the facets, with that value by facet name. Metrics come in the order of `METRICS`."""
+    keys = [column for facet in facets for column in IDENTITY.get(facet, [facet]) if column in data]
+    order = {name: rank for rank, name in enumerate(METRICS)}
+    if "metric" in data:
+        data = data.sort_values(
+            "metric", key=lambda names: names.map(lambda n: order.get(n, len(order))), kind="stable"
+        )
+    for values, part in data.groupby(keys, sort=False):
+        yield dict(zip(keys, map(str, values), strict=True)), part
+
+
+def headline(spec: Mapping[str, Any], place: Mapping[str, str]) -> str:
+    """A spec's title with the names of this table or figure filled in."""
+    words = {**place, "metric": METRICS.get(place.get("metric", ""), place.get("metric", ""))}
+    if words.get("subset") == "all":
+        words["subset"] = "all anomalies"
+    return str(spec["title"]).format(**words)
+
+
+def slug(*words: str) -> str:
+    """The words as a file name and anchor."""
+    return re.sub(r"[^A-Za-z0-9_]+", "-", "-".join(words)).strip("-")
+
+
+def labels(keys: pd.DataFrame) -> list[str]:
+    """A short label for each row of `keys`: its first column, and of the others what is needed to tell rows apart."""
+    short = [METRICS.get(name, name) if keys.columns[0] == "metric" else name for name in keys.iloc[:, 0]]
+    distinct = keys.drop_duplicates()
+    twice = distinct.iloc[:, 0][distinct.iloc[:, 0].duplicated()].tolist()
+    told = []
+    for label, key in zip(short, keys.itertuples(index=False), strict=True):
+        same = distinct[distinct.iloc[:, 0] == key[0]]
+        extra = [
+            str(value)
+            for value, column in zip(key[1:], same.columns[1:], strict=True)
+            if (key[0] in twice and same[column].nunique() > 1) or value == "oracle"
+        ]
+        told.append(f"{label} ({', '.join(extra)})" if extra else label)
+    return told
+
+
+def tables(
+    name: str, spec: Mapping[str, Any], cells: pd.DataFrame, records: Sequence[Mapping[str, Any]]
+) -> list[Table]:
+    """All tables that a spec describes.
+
+    Raises:
+        ValueError: the spec leaves a facet open, so that several results would fall into one place.
+    """
+    fixed = [facet for facet, names in spec.get("where", {}).items() if len(names) == 1]
+    left = [f for f in FACETS if f not in (*spec["each"], spec["rows"], spec["columns"], *fixed)]
+    if left:
+        raise ValueError(f"{left[0]} must stand in `each`, `rows` or `columns`, or have one value in `where`")
+    built = []
+    for place, part in each(chosen(cells, spec)[0], spec["each"]):
+        part = part.sort_values("variant", kind="stable")
+        axes = [labels(part[IDENTITY.get(spec[axis], [spec[axis]])]) for axis in ("rows", "columns")]
+        long = pd.DataFrame({"row": axes[0], "column": axes[1], "cell": part.cell.tolist()})
+        grid = long.pivot(index="row", columns="column", values="cell")
+        grid = grid.reindex(index=_order(long.row), columns=_order(long.column))
+        grid = grid.map(lambda cell: cell if isinstance(cell, Cell) else ABSENT).rename_axis(spec["rows"], axis=0)
+        built.append(
+            Table(
+                name,
+                slug(name, *place.values()),
+                headline(spec, place),
+                caption(part, records),
+                place,
+                grid.rename_axis(None, axis=1),
+            )
+        )
+    return built
+
+
+def _order(names: pd.Series) -> list[str]:
+    unique = list(dict.fromkeys(names))
+    metrics = list(METRICS.values())
+    rank = {metric: place for place, metric in enumerate(metrics)}
+    # Metrics by METRICS, everything else by name, the mean last.
+    return sorted(unique, key=lambda n: (n == MEAN, rank.get(re.sub(r" \(.*", "", n), len(rank)), n))
+
+
+def caption(part: pd.DataFrame, records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a reader must know to compare, a sentence each: seeds, teacher, selection, budget, convention, deviations."""
+    seeds = sorted({seed for cell in part.cell for seed in cell.values})
+    variants = dict(zip(labels(part[IDENTITY["variant"]]), part.variant, strict=True))
+    of_variant = {
+        label: [
+            r
+            for r in records
+            if r["variant"] == variant and r["dataset"] in set(part.dataset) and r["protocol"] in set(part.protocol)
+        ]
+        for label, variant in variants.items()
+    }
+    metrics = zip(labels(part[IDENTITY["metric"]]), part.convention, strict=True)
+    teachers = _shared(dict(zip(variants, part.drop_duplicates(IDENTITY["variant"]).teacher, strict=True)))
+    spread = f"mean ± sample standard deviation over {len(seeds)} seeds" if len(seeds) > 1 else "one seed, no deviation"
+    numbers = f"Percent; {spread}" + (f" (seeds {', '.join(map(str, seeds))})." if seeds else ".")
+    if MEAN in set(part.category):
+        numbers += " The mean averages the categories within each seed first."
+    said = [
+        numbers,
+        f"Teachers differ between variants: {teachers}." if "; " in teachers else f"Teacher: {teachers}.",
+        f"Selection: {_shared(dict(zip(labels(part[IDENTITY['variant']]), part.selection, strict=True)))}.",
+        f"Budget: {_shared({label: _budget(found) for label, found in of_variant.items()})}.",
+        f"Convention: {_shared(dict(metrics))}.",
+    ]
+    for label, found in of_variant.items():
+        deviations = dict.fromkeys(text for record in found for text in record.get("deviations", ()))
+        said += [f"Deviations of {label}: {'; '.join(text.rstrip('.') for text in deviations)}."] if deviations else []
+    return said
+
+
+def _shared(by_label: Mapping[str, str]) -> str:
+    values = set(by_label.values())
+    return values.pop() if len(values) == 1 else "; ".join(f"{label}: {value}" for label, value in by_label.items())
+
+
+def _budget(records: Sequence[Mapping[str, Any]]) -> str:
+    epochs = sorted({r.get("hyper_parameters", {}).get("epochs", len(r.get("history", ()))) for r in records})
+    return " or ".join(f"{count} epochs" for count in epochs) or "not recorded"
+
+
+def markdown(table: Table) -> str:
+    """The table for a README, with its caption and footnotes."""
+    cells = table.grid.map(lambda cell: cell.text + (f" [{table.marks[cell.note]}]" if cell.note else ""))
+    cells = cells.rename(index=_escape_pipe, columns=_escape_pipe)
+    notes = [f"[{mark}] {note}." for note, mark in table.marks.items()]
+    body = cells.to_markdown(colalign=["left"] + ["right"] * cells.shape[1], disable_numparse=True)
+    return "\n\n".join([f"**{table.title}**", body, *notes, *table.caption]) + "\n"
+
+
+def _escape_pipe(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def csv(table: Table) -> str:
+    """Fractions at full precision: for each column its mean, standard deviation and number of seeds."""
+    columns = {}
+    for label, cells in table.grid.items():
+        columns[str(label)] = cells.map(lambda cell: cell.mean)
+        columns[f"{label}: std"] = cells.map(lambda cell: cell.std)
+        columns[f"{label}: seeds"] = cells.map(lambda cell: len(cell.values))
+    return (
+        pd.DataFrame(columns).rename_axis(str(table.grid.index.name)).to_csv(float_format="%.6f", lineterminator="\n")
+    )
+
+
+def latex(table: Table) -> str:
+    """A booktabs table; needs `\\usepackage{booktabs}`."""
+    text = table.grid.map(
+        lambda cell: _tex(cell.text) + (rf"\textsuperscript{{{table.marks[cell.note]}}}" if cell.note else "")
+    )
+    text = text.rename(index=_tex, columns=_tex)
+    text.columns.name = _tex(str(table.grid.index.name))
+    text.index.name = None  # otherwise Styler prints it on a line of its own
+    notes = [rf"\textsuperscript{{{mark}}}{_tex(note)}." for note, mark in table.marks.items()]
+    says = " ".join([_tex(f"{table.title}."), *(_tex(sentence) for sentence in table.caption), *notes])
+    layout = "l" + "r" * text.shape[1]
+    return text.style.to_latex(
+        hrules=True,
+        caption=says,
+        label=f"tab:{table.name}",
+        position="htbp",
+        position_float="centering",
+        column_format=layout,
+    )
+
+
+TEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "&": r"\&",
+        "%": r"\%",
+        "$": r"\$",
+        "#": r"\#",
+        "_": r"\_",
+        "{": r"\{",
+        "}": r"\}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"$<$",
+        ">": r"$>$",
+        "|": r"$|$",
+        "±": r"$\pm$",
+        "≤": r"$\le$",
+        "≥": r"$\ge$",
+        "\N{MULTIPLICATION SIGN}": r"$\times$",
+        "\N{EN DASH}": "--",
+        "—": "---",
+        "·": r"$\cdot$",
+        "→": r"$\to$",
+    }
+)
+
+
+def _tex(text: str) -> str:
+    return text.translate(TEX)

@@ -1,0 +1,79 @@
+"""The metrics straight from their definitions: every distinct score is a threshold. Slow; for tests alone."""
+
+import numpy as np
+
+
+def operating_points(maps, regions):
+    """FPR and mean sPRO at every threshold, from "nothing" to "everything", by comparing every pixel anew.
+
+    `regions` lists, for each image, (mask, saturation).
+    """
+    maps = np.stack(maps)
+    free = np.ones(maps.shape, bool)
+    for image, of_image in enumerate(regions):
+        for mask, _ in of_image:
+            free[image] &= ~mask
+    points = [(0.0, 0.0)]
+    for threshold in np.unique(maps)[::-1]:
+        found = maps >= threshold
+        overlap = [
+            min(np.sum(found[image] & mask) / saturation, 1)
+            for image, of_image in enumerate(regions)
+            for mask, saturation in of_image
+        ]
+        points.append((np.sum(found & free) / np.sum(free), np.mean(overlap)))
+    return np.array(points).T
+
+
+def area_up_to(fpr, height, limit):
+    """Trapezoidal area under a curve given by its corners, up to FPR `limit`, divided by it."""
+    total = 0.0
+    for left, right, low, high in zip(fpr[:-1], fpr[1:], height[:-1], height[1:], strict=True):
+        if right > limit:
+            if left < limit:
+                at_limit = low + (high - low) * (limit - left) / (right - left)
+                total += (limit - left) * (low + at_limit) / 2
+            break
+        total += (right - left) * (low + high) / 2
+    return total / limit
+
+
+def components(mask):
+    """8-connected components of a mask by flood fill, each as a mask, with its area as saturation."""
+    left, found = {tuple(place) for place in np.argwhere(mask)}, []
+    while left:
+        stack, component = [left.pop()], np.zeros(mask.shape, bool)
+        while stack:
+            row, column = stack.pop()
+            component[row, column] = True
+            near = {(row + down, column + right) for down in (-1, 0, 1) for right in (-1, 0, 1)} & left
+            left -= near
+            stack.extend(near)
+        found.append((component, component.sum()))
+    return found
+
+
+def spro(maps, regions, limit):
+    return area_up_to(*operating_points(maps, regions), limit)
+
+
+def aupro(maps, masks, limit):
+    return spro(maps, [components(mask) for mask in masks], limit)
+
+
+def f1_max(labels, scores):
+    labels, scores = np.asarray(labels, bool).ravel(), np.asarray(scores).ravel()
+    return max(
+        2 * np.sum(labels & (scores >= threshold)) / (np.sum(labels) + np.sum(scores >= threshold))
+        for threshold in np.unique(scores)
+    )
+
+
+def thresholded_pro(maps, masks, thresholds):
+    """FPR and mean PRO of what lies strictly above each threshold, pooled over the images."""
+    regions = [[mask for mask, _ in components(mask)] for mask in masks]
+    fpr, pro = [], []
+    for threshold in thresholds:
+        fpr.append(np.mean(maps[~masks] > threshold))
+        pro.append(np.mean([np.mean(one[m] > threshold) for one, of in zip(maps, regions, strict=True) for m in of]))
+    return np.array(fpr), np.array(pro)

@@ -1,0 +1,172 @@
+"""Expansion of parameters to runs, and what makes a run's fingerprint change."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import methods
+from benchmarks import params, runs
+from benchmarks.runs import Run
+from methods.base import InputError
+
+METHOD = '''
+"""A method for tests: the distance of an image's brightness from that of the training images."""
+from dataclasses import dataclass
+from methods.base import Method, Prediction
+
+@dataclass(kw_only=True, eq=False)
+class {name}(Method):
+    paper = source = "none"
+    scale: float = 1.0
+
+    def fit(self, train, validation, context):
+        self.mean_ = sum(sample.image.float().mean() for sample in train) / len(train)  # a comment
+        return self
+
+    def predict(self, test, context):
+        for sample in test:
+            distance = self.scale * (sample.image.float().mean(0)[::4, ::4] - self.mean_).abs()
+            yield Prediction(distance.mean().item(), distance)
+'''
+
+
+@pytest.fixture
+def own_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the methods `bright` and `dim`, seen as part of methods/."""
+    folder = tmp_path / "own_methods"
+    folder.mkdir()
+    for name in ("Bright", "Dim"):
+        (folder / f"{name.lower()}.py").write_text(METHOD.format(name=name))
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(folder)])
+    return folder
+
+
+@pytest.fixture
+def expand(toy_root: Path, own_methods: Path) -> Callable[..., list[Run]]:
+    def expand(**changes: Any) -> list[Run]:
+        values = {
+            "suite": "test",
+            "methods": ["bright", "dim"],
+            "datasets": ["toy"],
+            "roots": {"toy": toy_root},
+            "protocols": ["one_class", "multi_class"],
+            "seeds": [0, 1],
+        }
+        return [run for run in runs.expand(params.Params(**(values | changes))) if isinstance(run, Run)]
+
+    return expand
+
+
+def parts_that_differ(before: list[Run], after: list[Run]) -> dict[str, set[str]]:
+    """For each run of `after` with a new fingerprint, by name: the parts that changed."""
+    old = {run.name: run.fingerprint_parts for run in before}
+    changed = {run.name: {k for k, v in run.fingerprint_parts.items() if old[run.name][k] != v} for run in after}
+    return {name: parts for name, parts in changed.items() if parts}
+
+
+def test_one_class_gives_a_run_per_category_and_multi_class_one_for_all(expand: Callable[..., list[Run]]) -> None:
+    names = [run.name for run in expand(methods=["bright"], seeds=[3])]
+    assert names[-1] == "bright-toy-multi_class/all-seed3"
+    assert len(names) == 4
+    assert all(name.startswith("bright-toy-one_class/") for name in names[:3])
+
+
+def test_fingerprints_of_a_suite_are_all_different(expand: Callable[..., list[Run]]) -> None:
+    expanded = expand(categories={"toy": ["cog"]})  # where one_class and multi_class see the same images
+    assert len({run.fingerprint for run in expanded}) == len(expanded)
+
+
+def test_seeds_and_fingerprints_do_not_depend_on_what_else_runs(expand: Callable[..., list[Run]]) -> None:
+    alone = expand(methods=["dim"], protocols=["one_class"], seeds=[1])
+    among = {run.name: run for run in expand(seeds=[1, 0])}
+    assert [among[run.name] for run in alone] == alone
+    assert [among[run.name].random_seed for run in alone] == [run.random_seed for run in alone]
+
+
+def test_one_category_more_leaves_the_runs_of_the_others_as_they_are(expand: Callable[..., list[Run]]) -> None:
+    fewer = expand(categories={"toy": ["cog"]}, protocols=["one_class"])
+    more = {run.name: run for run in expand(protocols=["one_class"])}
+    assert [more[run.name].fingerprint for run in fewer] == [run.fingerprint for run in fewer]
+
+
+def test_an_edited_method_makes_its_runs_stale_and_no_others(
+    expand: Callable[..., list[Run]], own_methods: Path
+) -> None:
+    before = expand()
+    path = own_methods / "dim.py"
+    path.write_text(path.read_text().replace("::4", "::8"))
+    changed = parts_that_differ(before, expand())
+    assert set(changed) == {run.name for run in before if run.method == "dim"}
+    assert set.union(*changed.values()) == {"method code"}
+
+
+def test_an_edited_comment_or_docstring_makes_no_run_stale(expand: Callable[..., list[Run]], own_methods: Path) -> None:
+    before = expand()
+    path = own_methods / "dim.py"
+    path.write_text(path.read_text().replace("a comment", "another").replace("A method for tests", "Something else"))
+    assert parts_that_differ(before, expand()) == {}
+
+
+def test_a_module_that_a_method_imports_is_part_of_its_code(own_methods: Path) -> None:
+    (own_methods / "dim.py").write_text("from methods.bright import Bright")
+    assert {"methods.dim", "methods.bright", "methods.base"} <= set(runs.sources("methods.dim"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"hyper_parameters": {"scale": 2.0}}, "hyper-parameters"),
+        ({"compute": {"precision": "bfloat16"}}, "compute"),
+    ],
+)
+def test_a_changed_parameter_is_named_as_the_reason(
+    expand: Callable[..., list[Run]], changes: dict[str, Any], part: str
+) -> None:
+    before = expand()
+    changed = parts_that_differ(before, expand(**changes))
+    assert len(changed) == len(before)
+    assert set.union(*changed.values()) == {part}
+
+
+def test_another_executor_or_place_changes_no_fingerprint(
+    expand: Callable[..., list[Run]], toy_root: Path, tmp_path: Path
+) -> None:
+    moved = tmp_path / "elsewhere"
+    moved.symlink_to(toy_root)
+    before = expand()
+    assert parts_that_differ(before, expand(executor={"name": "debug", "jobs": 7}, roots={"toy": moved})) == {}
+
+
+def test_a_changed_image_makes_the_runs_of_its_category_stale(
+    expand: Callable[..., list[Run]], toy_root: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(toy_root, copy)
+    before = expand(roots={"toy": copy}, methods=["dim"])
+    image = next((copy / "cog" / "train" / "good").glob("*.png"))
+    Image.open(image).point(lambda value: 255 - value).save(image)
+    changed = parts_that_differ(before, expand(roots={"toy": copy}, methods=["dim"]))
+    assert set(changed) == {run.name for run in before if run.split in ("cog", "all")}
+    assert set.union(*changed.values()) == {"data"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"methods": ["brigth"]}, "did you mean 'bright'"),
+        ({"variants": {"dim": {"method": "dim", "scales": 2}}}, "did you mean 'scale'"),
+        ({"datasets": ["toi"]}, "Did you mean 'toy'"),
+        ({"protocols": ["one_clas"]}, "one_class"),
+        ({"categories": {"toy": ["cogs"]}}, "cogs"),
+    ],
+)
+def test_a_wrong_name_is_refused_before_any_training(
+    expand: Callable[..., list[Run]], changes: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(InputError, match=says):
+        expand(**changes)
