@@ -44,17 +44,13 @@ def use(suite: Annotated[str, typer.Argument(help="A name from benchmarks/suites
             f"There is no suite {suite!r}; known suites: {', '.join(known)}; or give the path of a YAML file."
         )
     target, text = Path("params.yaml"), source.read_text()
-    before = yaml.safe_load(target.read_text()) if target.exists() else {}
-    chosen = yaml.safe_load(text)
-    kept = {"executor": before.get("executor", {})}
-    for entry in ("roots", "weights"):
-        kept[entry] = {**chosen.pop(entry, {}), **before.get(entry, {})}
-    # The suite's text goes in as it is, so that its comments reach the reader.
-    target.write_text(
-        text.rstrip()
-        + "\n\n# Yours: kept by `proctor use`.\n"
-        + yaml.safe_dump(_without(kept, chosen), sort_keys=False)
-    )
+    before, chosen = (yaml.safe_load(path.read_text()) if path.exists() else {} for path in (target, source))
+    yours = {
+        entry: before[entry] for entry in ("executor", "roots", "weights") if entry in before and entry not in chosen
+    }
+    # The suite goes in as text, so that its comments reach the reader.
+    kept = f"\n# Yours: kept by `proctor use`.\n{yaml.safe_dump(yours, sort_keys=False)}" if yours else ""
+    target.write_text(text + kept)
     parameters.load(target)
     console.print(f"params.yaml now holds the suite {suite!r}; `dvc repro` runs it.")
 
@@ -69,8 +65,8 @@ def plan(
     if write:
         tree: dict[str, Any] = {}
         for entry in planned:
-            variant, dataset, protocol = entry.group.split("-")
-            branch = tree.setdefault(variant, {}).setdefault(dataset, {}).setdefault(protocol, {})
+            datasets = tree.setdefault(entry.variant, {})
+            branch = datasets.setdefault(entry.dataset, {}).setdefault(entry.protocol, {})
             if isinstance(entry, Run):
                 branch[f"{entry.split}-seed{entry.seed}"] = asdict(entry)
             else:
@@ -100,12 +96,10 @@ def run(
     """Execute what is missing, stale or failed among the chosen runs, and store the results."""
     chosen = {"variant": variant, "dataset": dataset, "protocol": protocol, "split": split, "seed": seed}
     entries = list(_planned(planned) if planned else _expand())
+    mine, unsupported = _select(entries, **chosen)
+    for group in unsupported:
+        store.group_dir(group).mkdir(parents=True, exist_ok=True)  # the pipeline wants to see the stage's output
     runs = [entry for entry in entries if isinstance(entry, Run)]
-    mine = [r for r in runs if all(value in (None, getattr(r, name)) for name, value in chosen.items())]
-    if not mine and not any(isinstance(entry, Unsupported) for entry in entries):
-        raise InputError(
-            f"No run of params.yaml is {', '.join(f'{k} {v}' for k, v in chosen.items() if v is not None)}."
-        )
     # One launch for the whole suite keeps every core busy; a run that failed in this pipeline run is not tried twice.
     since = planned.stat().st_mtime if planned else float("inf")
     pending = [r for r in (runs if planned else mine) if _is_pending(r, since)]
@@ -140,9 +134,9 @@ def doctor(as_json: JsonOption = False) -> None:
             found.append({"what": name, "severity": "error", "message": str(error)})
             continue
         found += [{"what": name, "severity": p.severity, "message": p.message} for p in dataset.problems()]
-    for name in values.weights:
+    for name in values.weight_files:
         try:
-            teachers.load(name, values.weights)
+            teachers.load(name, values.weight_files)
         except InputError as error:
             found.append({"what": name, "severity": "error", "message": str(error)})
     if as_json:
@@ -150,7 +144,7 @@ def doctor(as_json: JsonOption = False) -> None:
     for problem in () if as_json else found:
         console.print(f"[bold]{problem['severity']}[/] {problem['what']}: {problem['message']}", highlight=False)
     errors = sum(problem["severity"] == "error" for problem in found)
-    console.print(f"{len(values.datasets)} data sets, {len(values.weights)} weight files: {errors} errors.")
+    console.print(f"{len(values.datasets)} data sets, {len(values.weight_files)} weight files: {errors} errors.")
     raise typer.Exit(1 if errors else 0)
 
 
@@ -168,10 +162,14 @@ def fetch(
 
 @app.command()
 def pretrain(teacher: str) -> None:
-    """Train a teacher that needs no download, on procedural images; writes results/teachers/TEACHER.safetensors."""
+    """Train the teacher `procedural`, which needs no download; writes results/teachers/procedural.safetensors."""
     from benchmarks import pretraining
 
-    pretraining.pretrain(teacher, store.RESULTS / "teachers" / f"{teacher}.safetensors", console)
+    if teacher != "procedural":
+        raise InputError(f"There is no recipe for a teacher {teacher!r}; the one there is trains `procedural`.")
+    file = store.RESULTS / "teachers" / f"{teacher}.safetensors"
+    accuracy = pretraining.pretrain(file)
+    console.print(f"{file}: tells {accuracy:.1%} of new images of {len(pretraining.FAMILIES)} families apart.")
 
 
 @app.command()
@@ -179,9 +177,11 @@ def score(variant: str, dataset: str, protocol: str) -> None:
     """Score the stored predictions of one group; writes results/scores and results/details."""
     from benchmarks import score as scoring
 
-    values = parameters.load()
-    runs = [r for r in _planned(PLAN) if isinstance(r, Run) and r.group == f"{variant}-{dataset}-{protocol}"]
-    scoring.score_group(f"{variant}-{dataset}-{protocol}", runs, values.conventions)
+    runs, _ = _select(_planned(PLAN), variant=variant, dataset=dataset, protocol=protocol)
+    unfinished = [entry.name for entry in runs if store.status(entry).state is not State.DONE]
+    if unfinished:
+        raise InputError(f"{len(unfinished)} runs are not finished, such as {unfinished[0]}: `proctor run` first.")
+    scoring.score_group(f"{variant}-{dataset}-{protocol}", runs, parameters.load().conventions)
 
 
 @app.command()
@@ -210,7 +210,7 @@ def report() -> None:
     """Build the tables, figures and the page under reports/build from what is scored."""
     from reports import build
 
-    page = build.build(store.RESULTS, Path("reports") / "build", _groups())
+    page = build.build(store.RESULTS, Path("reports") / "build")
     console.print(f"The report is at {page}.")
 
 
@@ -233,8 +233,23 @@ def _planned(path: Path) -> Iterator[Run | Unsupported]:
         for dataset, protocols in datasets.items():
             for protocol, branch in protocols.items():
                 for name, entry in branch.items():
-                    group = f"{variant}-{dataset}-{protocol}"
-                    yield Unsupported(group, entry) if name == "unsupported" else Run(**entry)
+                    unsupported = name == "unsupported"
+                    yield Unsupported(variant, dataset, protocol, entry) if unsupported else Run(**entry)
+
+
+def _select(entries: Iterable[Run | Unsupported], **chosen: Any) -> tuple[list[Run], list[str]]:
+    """The runs that are chosen, and the chosen groups that cannot run.
+
+    Raises:
+        InputError: neither is there.
+    """
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    found = [entry for entry in entries if all(getattr(entry, name, value) == value for name, value in chosen.items())]
+    if not found:
+        wanted = ", ".join(f"{name} {value}" for name, value in chosen.items())
+        raise InputError(f"The suite has no run with {wanted}; `proctor plan` lists the runs of params.yaml.")
+    runs = [entry for entry in found if isinstance(entry, Run)]
+    return runs, [entry.group for entry in found if isinstance(entry, Unsupported)]
 
 
 def _groups() -> list[str]:
@@ -271,10 +286,6 @@ def _print_failure(entry: Run) -> None:
 
     typer.secho(f"failed {entry.name}: {store.status(entry).reason}", err=True, fg="red")
     typer.echo(log_tail(entry), err=True)
-
-
-def _without(values: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value and name not in names}
 
 
 def main() -> None:

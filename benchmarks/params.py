@@ -61,6 +61,11 @@ class Params(BaseModel, extra="forbid", frozen=True):
     compute: Compute = Compute()
     executor: Executor = Executor()
 
+    @property
+    def weight_files(self) -> dict[str, Path]:
+        """Local weight files by teacher: those that the pipeline pre-trains, and those that `weights` names."""
+        return {name: Path("results") / "teachers" / f"{name}.safetensors" for name in self.pretrain} | self.weights
+
 
 def load(path: Path = Path("params.yaml")) -> Params:
     """Read and check a parameter file.
@@ -89,7 +94,9 @@ def _explain(entry: dict[str, Any]) -> str:
         kinds: dict[str, type[BaseModel]] = {"compute": Compute, "executor": Executor}
         known = kinds.get(str(entry["loc"][0]), Params).model_fields
         near = get_close_matches(where.rpartition(".")[2], known, 1)
-        return f"there is no entry `{where}`; " + (f"did you mean `{near[0]}`?" if near else f"known: {', '.join(known)}.")
+        return f"there is no entry `{where}`; " + (
+            f"did you mean `{near[0]}`?" if near else f"known: {', '.join(known)}."
+        )
     if entry["type"] == "missing":
         return f"`{where}` is missing; add it (`proctor use toy` writes a complete file)."
     return f"`{where}`: {entry['msg']}; it is {entry['input']!r}."

@@ -92,7 +92,7 @@ def _execute(run: Run, device: str, cache_gib: float, say: Any) -> None:
         "source": method.source,
         "deviations": list(method.deviations),
         "selection": "last",
-        "data": {"revision": dataset.revision(), "train": len(train), "validation": len(validation)},
+        "data": {"revision": dataset.revision(split.test), "train": len(train), "validation": len(validation)},
         "compute": run.compute,
         **method.record,
         "provenance": _provenance(device)

@@ -8,10 +8,12 @@ import importlib.util
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from benchmarks.params import Params
+from methods.base import Method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +58,14 @@ class Run:
 class Unsupported:
     """A group that cannot run, and why."""
 
-    group: str
+    variant: str
+    dataset: str
+    protocol: str
     reason: str
+
+    @property
+    def group(self) -> str:
+        return f"{self.variant}-{self.dataset}-{self.protocol}"
 
 
 def digest(value: Any) -> str:
@@ -66,71 +74,74 @@ def digest(value: Any) -> str:
 
 
 def expand(params: Params) -> Iterator[Run | Unsupported]:
-    """Every run of a suite, in the order of the parameters.
+    """Every run of a suite; neighbours differ in split first, so that runs at work together share little.
 
     Raises:
         InputError: whatever can be known before any training: an unknown method, hyper-parameter, data set or protocol,
             a data set that is missing or broken, weights that are missing or belong to another architecture.
     """
-    import methods
     from benchmarks import datasets, protocols
 
     loaded = {d: datasets.load(d, params.roots.get(d), params.categories.get(d)) for d in params.datasets}
     for dataset in loaded.values():
         dataset.check()
     for variant in params.methods:
-        declared = params.variants.get(variant)
-        name = declared.method if declared else variant
-        method = methods.load(name)
-        shared = {k: v for k, v in params.hyper_parameters.items() if k in methods.hyper_parameters(method)}
-        hyper_parameters = shared | (declared.overrides if declared else {})
-        instance = methods.create(name, **hyper_parameters)
-        teacher = getattr(instance, "teacher", None)
-        variant_parts = {
-            "method code": digest(sources(method.__module__)),
-            "hyper-parameters": digest(asdict(instance)),
-            "teacher": _teacher_digest(teacher, params) if teacher else "none",
-            "compute": digest(params.compute.model_dump()),
-        }
-        for dataset_name, dataset in loaded.items():
-            code = sources(type(dataset).__module__) | sources("benchmarks.protocols")
+        method, of_variant, variant_parts = _variant(variant, params)
+        for name, dataset in loaded.items():
+            code = digest(sources(type(dataset).__module__) | sources(protocols.__name__))
             for protocol in params.protocols:
-                reason = method.unsupported(dataset_name, protocol)
-                if reason is not None:
-                    yield Unsupported(f"{variant}-{dataset_name}-{protocol}", reason)
+                if reason := method.unsupported(name, protocol):
+                    yield Unsupported(variant, name, protocol, reason)
                     continue
-                for split in protocols.expand(protocol, dataset):
-                    keys = [
-                        [item.key for item in part] for part in (split.train, split.validation, *split.test.values())
-                    ]
-                    for seed in params.seeds:
-                        yield Run(
-                            variant=variant,
-                            method=name,
-                            hyper_parameters=hyper_parameters,
-                            dataset=dataset_name,
-                            root=str(params.roots[dataset_name]) if dataset_name in params.roots else None,
-                            categories=params.categories.get(dataset_name),
-                            protocol=protocol,
-                            split=split.name,
-                            seed=seed,
-                            weights={teacher: str(params.weights[teacher])} if teacher in params.weights else {},
-                            compute=params.compute.model_dump(),
-                            fingerprint_parts={
-                                **variant_parts,
-                                "data": digest([dataset.revision(), keys]),
-                                "data code": digest(code),
-                                "run": f"{variant}-{dataset_name}-{protocol}/{split.name}-seed{seed}",
-                            },
-                        )
+                splits = protocols.expand(protocol, dataset)
+                for seed, split in product(params.seeds, splits):
+                    keys = [[i.key for i in part] for part in (split.train, split.validation, *split.test.values())]
+                    yield Run(
+                        **of_variant,
+                        dataset=name,
+                        root=str(params.roots[name]) if name in params.roots else None,
+                        categories=params.categories.get(name),
+                        protocol=protocol,
+                        split=split.name,
+                        seed=seed,
+                        fingerprint_parts=variant_parts
+                        | {
+                            "data": digest([dataset.revision(split.test), keys]),
+                            "data code": code,
+                            "run": f"{variant}-{name}-{protocol}/{split.name}-seed{seed}",
+                        },
+                    )
 
 
-def _teacher_digest(name: str, params: Params) -> str:
-    """The digest of a teacher's weights, once they have been seen to load."""
+def _variant(variant: str, params: Params) -> tuple[type[Method], dict[str, Any], dict[str, str]]:
+    """A variant's method, and what all its runs share: fields of `Run`, and parts of the fingerprint."""
+    import methods
     from methods import teachers
 
-    teachers.load(name, params.weights)
-    return teachers.digest(name, params.weights)
+    declared = params.variants.get(variant)
+    name = declared.method if declared else variant
+    method = methods.load(name)
+    budget = {k: v for k, v in params.hyper_parameters.items() if k in methods.hyper_parameters(method)}
+    hyper_parameters = budget | (declared.overrides if declared else {})
+    instance = methods.create(name, **hyper_parameters)
+    teacher, weights = getattr(instance, "teacher", None), params.weight_files
+    if teacher:
+        teachers.load(teacher, weights)  # weights of another architecture are refused here, not in every job
+    compute = params.compute.model_dump()
+    fields = {
+        "variant": variant,
+        "method": name,
+        "hyper_parameters": hyper_parameters,
+        "weights": {teacher: str(weights[teacher])} if teacher in weights else {},
+        "compute": compute,
+    }
+    parts = {
+        "method code": digest(sources(method.__module__)),
+        "hyper-parameters": digest(asdict(instance)),
+        "teacher": teachers.digest(teacher, weights) if teacher else "none",
+        "compute": digest(compute),
+    }
+    return method, fields, parts
 
 
 def sources(module: str) -> dict[str, str]:

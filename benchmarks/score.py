@@ -49,6 +49,7 @@ def score_group(group: str, runs: Sequence[Run], conventions: Sequence[str]) -> 
         if name not in CONVENTIONS:
             raise InputError(f"params.yaml: there is no convention {name!r}; it may be {', '.join(CONVENTIONS)}.")
     shutil.rmtree(details.folder(group), ignore_errors=True)
+    details.folder(group).mkdir(parents=True)
     rows: list[dict[str, Any]] = []
     cells = [cell for run in runs for cell in _cells(run)]
     for category in dict.fromkeys(cell.about["category"] for cell in cells):

@@ -45,6 +45,10 @@ class Status(NamedTuple):
     reason: str = ""
 
 
+def group_dir(group: str) -> Path:
+    return RESULTS / "predictions" / group
+
+
 def result_dir(run: Run) -> Path:
     return RESULTS / "predictions" / run.name
 
@@ -165,7 +169,7 @@ def failed_at(run: Run) -> float:
 
 
 def alive(report: Mapping[str, Any]) -> bool:
-    """Whether the process that wrote a status still exists; if on another host, whether it wrote in the last minutes."""
+    """Whether the process that wrote a status still exists; if on another host, whether it wrote lately."""
     if report["host"] != socket.gethostname():
         return time.time() - report["updated"] < 300
     try:

@@ -21,10 +21,10 @@ def load(name: str) -> type[Method]:
         InputError: there is no such file, or it defines no method.
     """
     if name not in {module.name for module in pkgutil.iter_modules(__path__)}:
-        raise InputError(f"There is no method {name!r}: {_nearest(name, names())} A new one is a file methods/{name}.py.")
+        raise InputError(f"There is no method {name!r}: {_nearest(name, names())} A new one is methods/{name}.py.")
     found = _defined_in(import_module(f"methods.{name}"))
     if len(found) != 1:
-        raise InputError(f"methods/{name}.py must define one subclass of Method with all it asks for; it has {len(found)}.")
+        raise InputError(f"methods/{name}.py must define one complete subclass of Method; it has {len(found)}.")
     return found[0]
 
 

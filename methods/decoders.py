@@ -1,12 +1,12 @@
-"""Reverse distillation's trainable parts: a bottleneck that condenses the teacher's features, a decoder that restores them.
+"""The trainable parts of reverse distillation: a bottleneck that condenses the features, a decoder that restores them.
 
 Both are built of the teacher's own kind of residual block (RD section 3.2 and its code): bottleneck blocks for a
-ResNet-50 or WideResNet-50, basic blocks for a ResNet-18 or 34, and basic blocks two deep for a teacher that is no ResNet.
+ResNet-50 or WideResNet-50, basic blocks for a ResNet-18 or 34, and two basic blocks per stage for other teachers.
 """
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from timm.models.resnet import BasicBlock, Bottleneck
@@ -19,27 +19,29 @@ class Blocks(NamedTuple):
     """The teacher's kind of residual block."""
 
     kind: type[BasicBlock] | type[Bottleneck]
-    base_width: int  # channels of the 3×3 convolution of a 64-plane block
+    base_width: int  # channels of the 3x3 convolution of a 64-plane block
     depths: tuple[int, int, int]  # number of blocks in each stage
 
     @classmethod
     def of(cls, teacher: Teacher) -> Blocks:
-        stages = [getattr(teacher.network.model, f"layer{level}", None) for level in (1, 2, 3)]
+        stages: list[Any] = [getattr(teacher.network.model, f"layer{level}", None) for level in (1, 2, 3)]
         last = stages[2][-1] if isinstance(stages[2], nn.Sequential) else None
         if not isinstance(last, BasicBlock | Bottleneck):
             return cls(BasicBlock, 64, (2, 2, 2))
         width = 64 if isinstance(last, BasicBlock) else last.conv2.out_channels * 256 // teacher.channels[2]
-        return cls(type(last), width, tuple(len(stage) for stage in stages))
+        return cls(type(last), width, (len(stages[0]), len(stages[1]), len(stages[2])))
 
 
-def residual_stage(blocks: Blocks, depth: int, channels: int, out_channels: int, resize: Literal["halve", "double"]) -> nn.Sequential:
+def residual_stage(
+    blocks: Blocks, depth: int, channels: int, out_channels: int, resize: Literal["halve", "double"]
+) -> nn.Sequential:
     """A stage of residual blocks whose first one halves or doubles the resolution.
 
-    To double, that block's strided convolution and its shortcut are transposed convolutions, 2×2 with stride 2.
+    To double, that block's strided convolution and its shortcut are transposed convolutions, 2x2 with stride 2.
     """
     planes = out_channels // blocks.kind.expansion
 
-    def block(channels: int, **first: object) -> nn.Module:
+    def block(channels: int, **first: Any) -> nn.Module:
         return blocks.kind(channels, planes, base_width=blocks.base_width, **first)
 
     if resize == "halve":
@@ -68,8 +70,8 @@ def _halve(channels: int, out_channels: int) -> list[nn.Module]:
 class OneClassBottleneck(nn.Module):
     """OCBE: multi-scale feature fusion (MFF), then one-class embedding (OCE), a fourth residual stage.
 
-    Shapes for WideResNet-50-2 at 256 pixels: 256×64×64, 512×32×32 and 1024×16×16 are fused to 3072×16×16 and
-    embedded in 2048×8×8.
+    Shapes for WideResNet-50-2 at 256 pixels: 256x64x64, 512x32x32 and 1024x16x16 are fused to 3072x16x16 and
+    embedded in 2048x8x8.
     """
 
     def __init__(self, teacher: Teacher, base_width: int | None = None) -> None:

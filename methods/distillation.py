@@ -71,7 +71,7 @@ class Distillation(Method):
 
     @abstractmethod
     def loss_terms(self, teacher: list[Tensor], student: Any) -> dict[str, Tensor]:
-        """The terms whose sum is minimised, by name, weighted, from (B, C_l, h_l, w_l) maps and the student's answer."""
+        """The weighted terms whose sum is minimised, by name, from (B, C_l, h_l, w_l) maps and the student's answer."""
 
     @abstractmethod
     def anomaly_map(self, teacher: list[Tensor], student: Any) -> Tensor:
@@ -174,7 +174,11 @@ class _Inputs:
     """Images and frozen features of some samples, and the student's answers to them."""
 
     def __init__(
-        self, method: Distillation, samples: Sequence[Sample], context: Context, pictures: feature_cache.Rows | None = None
+        self,
+        method: Distillation,
+        samples: Sequence[Sample],
+        context: Context,
+        pictures: feature_cache.Rows | None = None,
     ) -> None:
         self.method, self.context = method, context
         self.pictures = pictures or feature_cache.images(samples, method.image_size, context.cache)
@@ -254,7 +258,8 @@ def optimise(
             _save(checkpoint, {"identity": identity, "network": network.state_dict(), "scaler": scaler.state_dict(),
                                "optimiser": optimiser.state_dict(), "history": history, "best": best})  # fmt: skip
             saved = time.monotonic()
-        context.progress(Progress("fit", epoch, epochs, {key: entry[key] for key in entry if key not in ("epoch", "seconds")}))
+        losses = {name: value for name, value in entry.items() if name not in ("epoch", "seconds")}
+        context.progress(Progress("fit", epoch, epochs, losses))
     if best:
         network.load_state_dict(best["network"])
     return history, best["epoch"] if best else epochs
@@ -289,8 +294,8 @@ def _train_epoch(
     if wrong:
         step, term = wrong[0]
         raise InputError(
-            f"The loss is not finite: term {names[term]!r} is {steps[step, term].item()} in epoch {epoch}, step {step + 1}. "
-            f"Lower learning_rate{', or set precision to float32' if context.precision != 'float32' else ''}."
+            f"The loss is not finite: term {names[term]!r} is {steps[step, term].item()} in epoch {epoch}, "
+            f"step {step + 1}. Lower learning_rate, or compute in float32 if precision is another."
         )
     return dict(zip(names, steps.mean(0).tolist(), strict=True))
 

@@ -5,8 +5,8 @@ under its name only when it is whole (written under another name, then renamed),
 that a damaged one is noticed and made anew.
 
 Features take at most `context.cache_gib` of memory, and on disk at most half of what is free there. On a CPU they
-are always kept on disk too when there is a folder for them; on a GPU they are kept in its memory or computed anew at each step, since
-reading them from disk is slower than the teacher.
+are always kept on disk too when there is a folder for them; on a GPU they are kept in its memory or computed anew at
+each step, since reading them from disk is slower than the teacher.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ FEATURE_BATCH = 16
 class Network(Protocol):
     """What gives the features: a teacher, or what a method makes of one."""
 
-    digest: str | None  # None: its features concern one run only and are not written to disk
+    @property
+    def digest(self) -> str | None:
+        """Identifies it on disk; None if its features concern one run only and are not written there."""
 
     def normalise(self, images: Tensor) -> Tensor: ...
 
@@ -64,7 +66,7 @@ class Rows:
 
 
 def images(samples: Sequence[Sample], size: int, cache: Path | None) -> Rows:
-    """All samples as RGB images of size × size pixels, uint8, (3, size, size) each.
+    """All samples as RGB images of size x size pixels, uint8, (3, size, size) each.
 
     Bit-identical to torchvision's `Resize((size, size))` of the PIL image: bilinear with antialiasing.
 
@@ -117,7 +119,9 @@ class Features:
             in_memory = in_memory and needed < torch.cuda.mem_get_info(self.device)[0] / 2
             folder = None
         elif folder and needed > _free(folder) / 2:
-            logger.warning("Features of %d images are not written to %s: they would fill half of it.", len(samples), folder)
+            logger.warning(
+                "Features of %d images are not kept in %s: they would fill half of it.", len(samples), folder
+            )
             folder = None
         if not (in_memory or folder):
             return None
@@ -152,7 +156,8 @@ def _rows(
     def part_of(key: str) -> str:
         return key.rpartition("/")[0].replace("/", "-")
 
-    parts, places = [], {}
+    parts: list[Tensor] = []
+    places: dict[str, tuple[int, int]] = {}
     unique = {sample.key: sample for sample in samples}
     ordered = sorted(unique, key=lambda key: (part_of(key), key))
     for part, keys in groupby(ordered, part_of):
@@ -197,7 +202,7 @@ def _write(path: Path, dtype: np.dtype, shape: tuple[int, ...], blocks: Iterable
             np.lib.format.write_array_header_1_0(stream, header)
             mark = 0
             for block in blocks:
-                data = np.ascontiguousarray(block, dtype)
+                data = np.ascontiguousarray(block, dtype).data
                 mark = zlib.crc32(data, mark)
                 stream.write(data)
             stream.write(mark.to_bytes(4, "little"))  # behind the array: numpy does not look there
@@ -205,6 +210,6 @@ def _write(path: Path, dtype: np.dtype, shape: tuple[int, ...], blocks: Iterable
             os.fsync(stream.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise InputError(f"The cache {path} cannot be written ({error}). Make room there, or name another folder.") from error
+        raise InputError(f"The cache {path} cannot be written ({error}). Make room there.") from error
     finally:
         temporary.unlink(missing_ok=True)

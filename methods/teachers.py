@@ -47,13 +47,13 @@ class Teacher(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str, origin: _Origin, digest: str, network: nn.Module) -> None:
+    def __init__(self, name: str, origin: _Origin, digest: str, network: Any) -> None:
         super().__init__()
         self.name, self.digest, self.pretraining = name, digest, origin.pretraining
         self.architecture = origin.architecture
-        self.network = network
+        self.network: nn.Module = network
         self.channels: list[int] = network.feature_info.channels()
-        settings: dict[str, Any] = network.pretrained_cfg
+        settings = network.pretrained_cfg
         for statistic, default in (("mean", IMAGENET_DEFAULT_MEAN), ("std", IMAGENET_DEFAULT_STD)):
             self.register_buffer(statistic, torch.tensor(settings.get(statistic, default)).view(1, 3, 1, 1))
         self.requires_grad_(False).eval()
@@ -76,7 +76,7 @@ class Teacher(nn.Module):
         network = _build(self.architecture)
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d) and module.affine:
-                nn.init.ones_(module.weight)  # timm starts the last one of a residual block at zero; torchvision does not
+                nn.init.ones_(module.weight)  # as torchvision; timm starts the last one of a residual block at zero
         return network
 
     @property
@@ -120,7 +120,8 @@ def digest(name: str, weights: Mapping[str, Path]) -> str:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     if name.endswith("." + UNTRAINED):
         return f"{name}, torch seed 0"
-    return f"hub:{timm.get_pretrained_cfg(name).hf_hub_id}"
+    pinned: Any = timm.get_pretrained_cfg(name)
+    return f"hub:{pinned.hf_hub_id}"
 
 
 def _origin(name: str, weights: Mapping[str, Path]) -> _Origin:
@@ -134,7 +135,11 @@ def _origin(name: str, weights: Mapping[str, Path]) -> _Origin:
         near = timm.list_models(f"*{architecture}*")[:3]
         raise InputError(
             f"Teacher {name!r} is unknown to timm and there is no file for it under `weights`. "
-            + (f"timm knows {', '.join(near)}." if near else "Name a timm model with its tag, such as resnet18.tv_in1k.")
+            + (
+                f"timm knows {', '.join(near)}."
+                if near
+                else "Name a timm model with its tag, such as resnet18.tv_in1k."
+            )
         )
     if tag == UNTRAINED:
         return _Origin(architecture, "random weights (untrained)", None)
@@ -166,7 +171,8 @@ def _build(architecture: str, **how: Any) -> nn.Module:
     """The architecture up to stride 16. timm's "getter" leaves out every layer behind the last map."""
     try:
         with torch.device("meta"):
-            strides = timm.create_model(architecture, features_only=True).feature_info.reduction()
+            whole: Any = timm.create_model(architecture, features_only=True)
+        strides = whole.feature_info.reduction()
         indices = [strides.index(stride) for stride in STRIDES]
     except ValueError:
         raise InputError(
@@ -194,7 +200,9 @@ def _build_from_file(name: str, architecture: str, file: Path) -> nn.Module:
     try:
         state = load_state_dict(str(file))
     except Exception as error:  # torch and safetensors raise many kinds for a broken file
-        raise InputError(f"{file}, the weights of teacher {name!r}, cannot be read ({error}). Fetch it again.") from error
+        raise InputError(
+            f"{file}, the weights of teacher {name!r}, cannot be read ({error}). Fetch it again."
+        ) from error
     with torch.device("meta"):
         whole = timm.create_model(architecture).state_dict()
         needed = {key.removeprefix("model."): value for key, value in _build(architecture).state_dict().items()}

@@ -1,8 +1,8 @@
 """One function per figure; a spec finds it by its name and hands it the rows to draw.
 
-Figures from `cells` get the rows of `tables.aggregate`; figures from `details` get one row per category and seed, with the
-parsed file in `details` and the path of its arrays in `arrays`. Within a figure every variant has its own colour and
-its own hatch or dash, so that it can be read in greyscale and by the colour-blind.
+Figures from `cells` get the rows of `tables.aggregate`; figures from `details` get one row per category and seed, with
+the parsed file in `details` and the path of its arrays in `arrays`. Within a figure every variant has its own colour
+and its own hatch or dash, so that it can be read in greyscale and by the colour-blind.
 """
 
 from __future__ import annotations

@@ -255,7 +255,7 @@ def _order(names: pd.Series) -> list[str]:
 
 
 def caption(part: pd.DataFrame, records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What a reader must know to compare, a sentence each: seeds, teacher, selection, budget, convention, deviations."""
+    """What one must know to compare, a sentence each: seeds, teacher, selection, budget, convention, deviations."""
     seeds = sorted({seed for cell in part.cell for seed in cell.values})
     variants = dict(zip(labels(part[IDENTITY["variant"]]), part.variant, strict=True))
     of_variant = {

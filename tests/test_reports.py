@@ -199,7 +199,7 @@ def test_a_category_that_nobody_can_score_leaves_the_mean_and_is_named() -> None
     rows = [tidy(value=0.5), tidy(category="tray", value=np.nan, reason="no anomalous image")]
     cells = cells_of(rows)
     assert cells["all", "tray"].text == "\N{EN DASH}" and cells["all", "tray"].note == "no anomalous image"
-    assert cells["all", "mean"].mean == 0.5 and "without tray" in cells["all", "mean"].note
+    assert cells["all", "mean"].mean == 0.5 and "tray left out" in cells["all", "mean"].note
 
 
 def test_logical_and_structural_anomalies_get_their_own_tables_and_one_for_their_mean(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Expansion of parameters to runs, and what makes a run's fingerprint change."""
 
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,7 @@ def own_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     for name in ("Bright", "Dim"):
         (folder / f"{name.lower()}.py").write_text(METHOD.format(name=name))
+        monkeypatch.delitem(sys.modules, f"methods.{name.lower()}", raising=False)  # of an earlier test
     monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(folder)])
     return folder
 
@@ -143,8 +146,6 @@ def test_another_executor_or_place_changes_no_fingerprint(
 def test_a_changed_image_makes_the_runs_of_its_category_stale(
     expand: Callable[..., list[Run]], toy_root: Path, tmp_path: Path
 ) -> None:
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(toy_root, copy)
     before = expand(roots={"toy": copy}, methods=["dim"])

@@ -106,7 +106,10 @@ def _tray(defect: str, rng: Generator) -> tuple[np.ndarray, list[Region]]:
     def near(x: float, y: float, spread: float) -> tuple[float, float]:
         return x + dx + rng.uniform(-spread, spread), y + dy + rng.uniform(-spread, spread)
 
-    bolts = [bolt_shape(*near(21, 26, 2.5), rng.uniform(-0.08, 0.08)), bolt_shape(*near(45, 26, 2.5), rng.uniform(-0.08, 0.08))]
+    bolts = [
+        bolt_shape(*near(21, 26, 2.5), rng.uniform(-0.08, 0.08)),
+        bolt_shape(*near(45, 26, 2.5), rng.uniform(-0.08, 0.08)),
+    ]
     nuts = [nut_shape(*near(x, y, 3), rng.uniform(0, np.pi)) for x, y in ((79, 24), (104, 25), (83, 49))]
     rings = [np.abs(_circle(*near(x, 97, 2.5), 7.5)) - 3 for x in (79, 105)]
     colours = [RED, BLUE]
@@ -135,7 +138,7 @@ def _tray(defect: str, rng: Generator) -> tuple[np.ndarray, list[Region]]:
         bolts[k] = np.maximum(bolts[k], cut)
 
     # Rolled threads darken the shank below the head in a fine rhythm.
-    threads = np.where(Y > 40 + dy, 0.9 + 0.16 * np.cos((Y + 0.12 * X) * 2 * np.pi / 3.2), 1.04)
+    threads = np.where(40 + dy < Y, 0.9 + 0.16 * np.cos((Y + 0.12 * X) * 2 * np.pi / 3.2), 1.04)
     for bolt in bolts:
         _solid(canvas, bolt, STEEL, threads + 0.02 * _noise(rng, 0.7))
     for nut in nuts:
@@ -204,7 +207,8 @@ def _cover(shape: np.ndarray) -> np.ndarray:
 
 
 def _region(defect: str, shape: np.ndarray) -> Region:
-    return Region(defect, (shape < 0).reshape(SIZE, SCALE, SIZE, SCALE).any(axis=(1, 3)))
+    covered = (shape < 0).reshape(SIZE, SCALE, SIZE, SCALE)
+    return Region(defect, np.any(covered, axis=(1, 3)))
 
 
 def area(shape: np.ndarray) -> int:

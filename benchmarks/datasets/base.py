@@ -9,7 +9,7 @@ import struct
 import tempfile
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -195,14 +195,14 @@ class Dataset(ABC):
         """What is wrong on disk, one sentence each, naming the file and the cure. Opens every image and mask."""
         return [*self._structure(), *self._contents()]
 
-    def revision(self) -> str:
-        """Hash of the names and contents of all images, masks and side files of the chosen categories, 32 hex digits.
+    def revision(self, categories: Iterable[str] | None = None) -> str:
+        """Hash of the names and contents of all images, masks and side files of some categories, 32 hex digits.
 
         An item's key is part of it, so that another split of the same files is another revision. Contents are
         hashed once: digests are remembered by path, size and modification time in the user's cache folder.
         """
         files: list[tuple[str, Path]] = []
-        for category in self.categories:
+        for category in self.categories if categories is None else categories:
             files += [("", path) for path in self.side_files(category)]
             for item in self._items(category):
                 files += [(item.key, path) for path in (item.image, *item.masks)]

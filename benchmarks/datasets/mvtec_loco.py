@@ -82,7 +82,7 @@ class MVTecLOCO(Folder):
             present = np.unique(values[values > 0]).tolist()
             if len(present) != 1 or present[0] not in saturations:
                 raise InputError(
-                    f"{path}: pixel values {present or 'all 0'}; expected is one value above 0 out of defects_config.json "
+                    f"{path}: pixel values {present or 'all 0'}; expected is one value above 0 of defects_config.json "
                     f"({', '.join(map(str, sorted(saturations)))}). Correct the mask or the list."
                 )
             mask = values > 0  # (H, W)

@@ -1,8 +1,8 @@
 """The embedded data set: procedural images in the layout of MVTec LOCO, generated from a seed in seconds.
 
 Three categories of 128x128 pixels: `cog` (an object), `fabric` (a texture, structural anomalies only) and `tray`
-(a scene with countable parts: two bolts, three nuts, a red ring left of a blue one). Regions carry saturation thresholds:
-where the number of parts is wrong, the area of one part suffices, as in MVTec LOCO.
+(a scene with countable parts: two bolts, three nuts, a red ring left of a blue one). Regions have saturation
+thresholds: where the number of parts is wrong, the area of one part suffices, as in MVTec LOCO.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Toy(MVTecLOCO):
     title = "Toy"
     licence = "Apache-2.0, as the project"
     homepage = "benchmarks/datasets/toy.py"
-    download = 'python -c "from benchmarks.datasets import toy; toy.generate(\'data/toy\')"'
+    download = "python -c \"from benchmarks.datasets import toy; toy.generate('data/toy')\""
     official_counts = {}  # noqa: RUF012
 
     @classmethod

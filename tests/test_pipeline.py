@@ -1,0 +1,175 @@
+"""The pipeline by running it: `dvc repro` in a fresh copy of the project, and what each change makes it do again."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+PARAMS = {
+    "suite": "test",
+    "methods": ["rd", "fd"],
+    "variants": {},
+    "hyper_parameters": {"teacher": "test_resnet.untrained", "image_size": 64, "epochs": 1, "batch_size": 8},
+    "datasets": ["toy"],
+    "categories": {"toy": ["cog"]},
+    "protocols": ["one_class"],
+    "seeds": [0],
+    "pretrain": [],
+    "executor": {"name": "local", "jobs": 2, "threads": 1},
+}
+
+
+class Project:
+    """A copy of the project, with small parameters, in which commands are run as a user would."""
+
+    def __init__(self, folder: Path, toy_root: Path) -> None:
+        self.folder = folder
+        files = subprocess.run(
+            ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT, capture_output=True, text=True, check=True,
+        ).stdout.split()  # fmt: skip
+        for name in files:
+            # Results and the lock of the project's own runs stay behind: this copy starts from nothing.
+            if not name.startswith(("results/", "dvc.lock")) or name.endswith((".gitkeep", "README.md")):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, folder / name)
+        subprocess.run(["git", "init", "--quiet", str(folder)], check=True)
+        self.params({"roots": {"toy": str(toy_root)}})
+
+    def params(self, changes: dict) -> None:
+        path = self.folder / "params.yaml"
+        before = yaml.safe_load(path.read_text()) if path.exists() else {}
+        kept = before if before.get("suite") == "test" else PARAMS
+        path.write_text(yaml.safe_dump(kept | changes))
+
+    def run(self, *command: str, code: int = 0) -> subprocess.CompletedProcess:
+        # The copy's own code comes before the installed one's, so that an edit in it counts.
+        environment = os.environ | {
+            "PYTHONPATH": str(self.folder),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "XDG_CACHE_HOME": str(self.folder / "cache"),
+        }
+        done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=600)
+        assert done.returncode == code, f"{done.stdout}\n{done.stderr}"
+        return done
+
+    def states(self) -> dict[str, tuple[str, str]]:
+        rows = json.loads(self.run("proctor", "plan", "--json").stdout)
+        return {row["run"]: (row["state"], row["reason"]) for row in rows}
+
+    def fitted(self) -> dict[str, str]:
+        """When each stored run was made, by its folder."""
+        records = sorted(self.folder.glob("results/predictions/*/*/record.json"))
+        return {
+            str(path.parent.relative_to(self.folder)): json.loads(path.read_text())["provenance"]["created"]
+            for path in records
+        }
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, toy_root: Path) -> Project:
+    project = Project(tmp_path_factory.mktemp("project"), toy_root)
+    project.run("dvc", "repro")
+    return project
+
+
+# The tests below run in order, on one project: each starts from what the one before left.
+
+
+def test_dvc_repro_runs_from_images_to_a_page(project: Project) -> None:
+    assert len(project.fitted()) == 2
+    page = (project.folder / "reports" / "build" / "index.html").read_text()
+    assert "test_resnet.untrained (random weights (untrained))" in page
+    metrics = json.loads((project.folder / "results" / "metrics.json").read_text())
+    assert 0 <= metrics["rd"]["toy"]["one_class"]["image_auroc"] <= 1
+
+
+def test_scores_are_tidy_rows_on_standard_output(project: Project) -> None:
+    lines = project.run("proctor", "scores", "--format", "csv").stdout
+    (project.folder / "printed.csv").write_text(lines)
+    rows = pd.read_csv(project.folder / "printed.csv")
+    assert set(rows["variant"]) == {"rd", "fd"}
+    assert {"image_auroc", "pixel_auroc", "aupro"} <= set(rows["metric"])
+    assert rows["value"].between(0, 1).all()
+
+
+def test_metrics_and_plots_are_wired_to_dvc(project: Project) -> None:
+    assert "image_auroc" in project.run("dvc", "metrics", "show", "--json").stdout
+    project.run("dvc", "plots", "show")
+    assert "ROC over images" in (project.folder / "dvc_plots" / "index.html").read_text()
+
+
+def test_a_second_repro_fits_nothing(project: Project) -> None:
+    before = project.fitted()
+    project.run("dvc", "repro")
+    assert project.fitted() == before
+
+
+def test_a_new_convention_scores_again_and_fits_nothing(project: Project) -> None:
+    before = project.fitted()
+    project.params({"conventions": ["default", "rd_official"]})
+    project.run("dvc", "repro")
+    assert project.fitted() == before
+    conventions = pd.read_csv(project.folder / "results" / "scores" / "rd-toy-one_class.csv")["convention"]
+    assert conventions.str.contains("per_image").any()
+
+
+def test_an_edited_method_fits_its_own_runs_and_no_others(project: Project) -> None:
+    before = project.fitted()
+    source = project.folder / "methods" / "fd.py"
+    source.write_text(source.read_text().replace("momentum: float = 0.9", "momentum: float = 0.8"))
+    assert project.states() == {
+        "rd-toy-one_class/cog-seed0": ("done", ""),
+        "fd-toy-one_class/cog-seed0": ("stale", "changed: method code, hyper-parameters"),
+    }
+    project.run("dvc", "repro")
+    after = project.fitted()
+    assert [name for name in after if after[name] != before[name]] == ["results/predictions/fd-toy-one_class/cog-seed0"]
+
+
+def test_a_failing_run_leaves_the_others_finished_and_gives_its_log(project: Project) -> None:
+    before = project.fitted()
+    project.params(
+        {
+            "methods": ["rd_bad", "rd", "fd"],
+            "variants": {"rd_bad": {"method": "rd", "learning_rate": 1e30}},
+            "seeds": [0, 1],
+        }
+    )
+    failed = project.run("dvc", "repro", code=255)
+    assert "The loss is not finite" in failed.stderr
+    assert "log: results/scratch/" in failed.stderr
+    project.params({"methods": ["rd", "fd"], "variants": {}})
+    begun = project.states()
+    assert {state for state, _ in begun.values()} == {"done"}, "the failed stage had launched the whole suite"
+    project.run("dvc", "repro")
+    after = project.fitted()
+    assert len([name for name in after if "rd_bad" not in name]) == 4
+    assert all(after[name] == before[name] for name in before)
+
+
+def test_a_truncated_prediction_is_found_and_redone_alone(project: Project) -> None:
+    before = project.fitted()
+    maps = project.folder / "results" / "predictions" / "rd-toy-one_class" / "cog-seed1" / "cog.maps.npy"
+    maps.chmod(0o644)
+    maps.write_bytes(maps.read_bytes()[:-100])
+    state, reason = project.states()["rd-toy-one_class/cog-seed1"]
+    assert state == "stale"
+    assert "cog.maps.npy" in reason
+    project.run("dvc", "repro")
+    after = project.fitted()
+    assert [name for name in after if after[name] != before[name]] == ["results/predictions/rd-toy-one_class/cog-seed1"]
+
+
+def test_bad_input_ends_with_code_2_and_one_message(project: Project) -> None:
+    project.params({"methods": ["rdd"]})
+    failed = project.run("proctor", "plan", code=2)
+    assert "did you mean 'rd'" in failed.stderr
+    assert "Traceback" not in failed.stderr
