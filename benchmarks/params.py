@@ -56,8 +56,8 @@ class Params(BaseModel, extra="forbid", frozen=True):
     protocols: list[Name] = Field(min_length=1)
     seeds: list[int] = Field(min_length=1)
     weights: dict[str, Path] = {}
-    pretrain: list[Name] = []
-    conventions: list[Name] = ["default"]
+    pretrain: list[Name]
+    conventions: list[Name] = Field(min_length=1)
     compute: Compute = Compute()
     executor: Executor = Executor()
 

@@ -8,6 +8,7 @@ import importlib.util
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,8 @@ def expand(params: Params) -> Iterator[Run | Unsupported]:
     loaded = {d: datasets.load(d, params.roots.get(d), params.categories.get(d)) for d in params.datasets}
     for dataset in loaded.values():
         dataset.check()
+    # Reading a revision looks at every file; runs share them.
+    revision = cache(lambda name, categories: loaded[name].revision(categories))
     for variant in params.methods:
         method, of_variant, variant_parts = _variant(variant, params)
         for name, dataset in loaded.items():
@@ -106,7 +109,7 @@ def expand(params: Params) -> Iterator[Run | Unsupported]:
                         seed=seed,
                         fingerprint_parts=variant_parts
                         | {
-                            "data": digest([dataset.revision(split.test), keys]),
+                            "data": digest([revision(name, tuple(split.test)), keys]),
                             "data code": code,
                             "run": f"{variant}-{name}-{protocol}/{split.name}-seed{seed}",
                         },

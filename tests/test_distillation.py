@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_methods import create, samples
 from torch import Tensor
 from torchvision.transforms import Resize
 
@@ -15,7 +16,6 @@ import methods
 from methods import distillation, feature_cache, teachers
 from methods.base import Context, InputError, Method
 from methods.decoders import Decoder, OneClassBottleneck
-from test_methods import create, samples
 
 
 def maps(seed: int, *shapes: tuple[int, ...]) -> list[Tensor]:

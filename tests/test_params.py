@@ -16,6 +16,8 @@ VALID = {
     "datasets": ["toy"],
     "protocols": ["one_class"],
     "seeds": [0],
+    "pretrain": [],
+    "conventions": ["default"],
 }
 
 

@@ -16,12 +16,13 @@ PARAMS = {
     "suite": "test",
     "methods": ["rd", "fd"],
     "variants": {},
-    "hyper_parameters": {"teacher": "test_resnet.untrained", "image_size": 64, "epochs": 1, "batch_size": 8},
+    "hyper_parameters": {"teacher": "test_resnet.untrained", "image_size": 64, "epochs": 1, "batch_size": 4},
     "datasets": ["toy"],
     "categories": {"toy": ["cog"]},
     "protocols": ["one_class"],
     "seeds": [0],
     "pretrain": [],
+    "conventions": ["default"],
     "executor": {"name": "local", "jobs": 2, "threads": 1},
 }
 

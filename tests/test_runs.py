@@ -57,6 +57,8 @@ def expand(toy_root: Path, own_methods: Path) -> Callable[..., list[Run]]:
             "roots": {"toy": toy_root},
             "protocols": ["one_class", "multi_class"],
             "seeds": [0, 1],
+            "pretrain": [],
+            "conventions": ["default"],
         }
         return [run for run in runs.expand(params.Params(**(values | changes))) if isinstance(run, Run)]
 

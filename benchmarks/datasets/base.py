@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import struct
-import tempfile
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,17 +13,12 @@ from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
-import platformdirs
-import torch
-from PIL import Image
-from torch import Tensor
 
+from benchmarks.datasets._files import digests, image_size, list_folders, read_image, read_mask
 from methods.base import InputError, Sample
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
 class Item(NamedTuple):
@@ -176,7 +168,7 @@ class Dataset(ABC):
         return {key: n for key, n in counts.items() if n or key == "train"}
 
     def check(self) -> list[str]:
-        """Look at folders and names only, in well under a second: what can be known before any training.
+        """Look at folders, names and the sizes of masks: what can be known fast, before any training.
 
         Returns:
             Notices, one sentence each.
@@ -198,18 +190,21 @@ class Dataset(ABC):
     def revision(self, categories: Iterable[str] | None = None) -> str:
         """Hash of the names and contents of all images, masks and side files of some categories, 32 hex digits.
 
-        An item's key is part of it, so that another split of the same files is another revision. Contents are
-        hashed once: digests are remembered by path, size and modification time in the user's cache folder.
+        An item's key is part of it, so that another split of the same files is another revision. Each file is
+        decoded and hashed once: digests are remembered by path, size and modification time in the user's cache folder.
+
+        Raises:
+            InputError: an image or mask cannot be decoded; the message lists the first ones.
         """
         files: list[tuple[str, Path]] = []
         for category in self.categories if categories is None else categories:
             files += [("", path) for path in self.side_files(category)]
             for item in self._items(category):
                 files += [(item.key, path) for path in (item.image, *item.masks)]
-        digests = _digests([path for _, path in files])
+        hashes = digests([path for _, path in files])
         lines = sorted(
             f"{key}\0{os.path.relpath(path, self.root)}\0{digest}"
-            for (key, path), digest in zip(files, digests, strict=True)
+            for (key, path), digest in zip(files, hashes, strict=True)
         )
         return hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
 
@@ -238,8 +233,10 @@ class Dataset(ABC):
             for item in self._items(category):
                 if not item.image.is_file():
                     yield Problem("error", f"{item.image}: image is missing. Extract the archive again.")
-                if item.split == "test" and item.defect != "good" and not item.masks:
+                elif item.split == "test" and item.defect != "good" and not item.masks:
                     yield _no_mask(item)
+                else:
+                    yield from _mask_sizes(item)
             yield from self.misplaced(category)
             yield from self._counts_that_differ(category)
 
@@ -279,83 +276,6 @@ def opaque_key(item: Item) -> str:
     return f"{item.category}/{item.split}/{hashlib.blake2b(item.key.encode(), digest_size=6).hexdigest()}"
 
 
-def read_image(path: Path) -> Tensor:
-    """Decode an image file to (3, H, W) uint8 RGB at native resolution.
-
-    Greyscale is repeated, palette and CMYK are converted, alpha is dropped, and 16 bits become 8 by value / 257.
-    EXIF orientation is not applied: masks are drawn on the pixels as stored.
-
-    Raises:
-        InputError: the file is empty, truncated, no image, or holds values that 8 bits cannot represent.
-    """
-    image = _decode(path)
-    if image.mode.startswith("I"):
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise InputError(
-                f"{path}: 32-bit values from {values.min()} to {values.max()}. Save it with 8 or 16 bits a channel."
-            )
-        image = Image.fromarray(np.rint(values / 257).astype(np.uint8))
-    elif image.mode == "F":
-        raise InputError(f"{path}: floating-point pixels have no fixed range. Save it with 8 or 16 bits a channel.")
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()  # (3, H, W)
-
-
-def read_mask(path: Path) -> np.ndarray:
-    """Decode a mask file to (H, W) integers as stored: grey values or palette indices; 0 is defect-free.
-
-    Raises:
-        InputError: the file is empty, truncated or no image.
-    """
-    image = _decode(path)
-    if image.mode in ("LA", "PA", "RGBA"):  # an opaque alpha channel is no defect
-        image = image.convert("L" if image.mode == "LA" else "RGB")
-    values = np.asarray(image)
-    return values.max(axis=2) if values.ndim == 3 else values.astype(np.int64)
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """(H, W) from the file's header."""
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except UNREADABLE as error:
-        raise _unreadable(path, error) from error
-
-
-def list_folders(folder: Path) -> list[Path]:
-    """The folders in a folder by name, but hidden ones. Empty if there is none."""
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def list_images(folder: Path) -> list[Path]:
-    """The image files in a folder by name; hidden files (".DS_Store", "._000.png") are none. Empty if there is none."""
-    if not folder.is_dir():
-        return []
-    return sorted(
-        path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-    )
-
-
-def _decode(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except UNREADABLE as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> InputError:
-    if not path.is_file():
-        return InputError(f"{path}: file is missing. Extract the archive again.")
-    if path.stat().st_size == 0:
-        return InputError(f"{path}: file has zero bytes. Extract the archive again, or delete the file.")
-    return InputError(f"{path}: cannot be decoded ({error}). Extract the archive again, or delete the file.")
-
-
 def _no_mask(item: Item) -> Problem:
     return Problem(
         "error", f"{item.image}: anomalous test image without a mask. Add its mask to the ground truth, or remove it."
@@ -371,31 +291,13 @@ def _wrong_size(mask: Path, mask_size: tuple[int, ...], image: Path, size: tuple
     )
 
 
+def _mask_sizes(item: Item) -> Iterator[Problem]:
+    """By the headers of the files alone; a header that cannot be read is left to `revision` and `problems`."""
+    with suppress(InputError):
+        for mask in item.masks:
+            if (mask_size := image_size(mask)) != (size := image_size(item.image)):
+                yield _wrong_size(mask, mask_size, item.image, size)
+
+
 def _such_as(names: dict[str, dict[str, int]]) -> str:
     return f" ({', '.join(list(names)[:3])}, …)" if names else ""
-
-
-def _digests(paths: list[Path]) -> list[str]:
-    # Keyed by the resolved path, so that one cache file serves every data set under whatever name it is reached.
-    memory = Path(platformdirs.user_cache_dir("proctor")) / "digests.json"
-    known: dict[str, list[object]] = {}
-    with suppress(OSError, ValueError):
-        loaded = json.loads(memory.read_text())
-        known = loaded if isinstance(loaded, dict) else {}
-    digests, fresh = [], False
-    for path in paths:
-        where, stat = str(path.resolve()), path.stat()
-        entry = known.get(where)
-        if not isinstance(entry, list) or entry[:2] != [stat.st_size, stat.st_mtime_ns] or len(entry) != 3:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16)).hexdigest()
-            entry = known[where] = [stat.st_size, stat.st_mtime_ns, digest]
-            fresh = True
-        digests.append(str(entry[2]))
-    if fresh:
-        with suppress(OSError):  # a cache that cannot be written costs time, not results
-            memory.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=memory.parent, delete=False) as partial_file:
-                json.dump(known, partial_file)
-            os.replace(partial_file.name, memory)
-    return digests

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.datasets.base import Dataset, Item, Problem, SplitName, list_folders, list_images
+from benchmarks.datasets._files import list_folders, list_images
+from benchmarks.datasets.base import Dataset, Item, Problem, SplitName
 from methods.base import InputError
 
 

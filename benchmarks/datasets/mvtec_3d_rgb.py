@@ -6,7 +6,7 @@ arXiv:2112.09045. Images lie in CATEGORY/SPLIT/DEFECT/rgb, masks in CATEGORY/tes
 
 from pathlib import Path
 
-from benchmarks.datasets.base import list_folders, list_images
+from benchmarks.datasets._files import list_folders, list_images
 from benchmarks.datasets.folder import Folder
 
 

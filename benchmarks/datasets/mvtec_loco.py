@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.datasets.base import Item, Problem, Region, list_folders, list_images, read_mask
+from benchmarks.datasets._files import list_folders, list_images, read_mask
+from benchmarks.datasets.base import Item, Problem, Region
 from benchmarks.datasets.folder import Folder
 from methods.base import InputError
 

@@ -20,7 +20,8 @@ from pathlib import Path
 import pandas as pd
 import pooch
 
-from benchmarks.datasets.base import Item, Problem, SplitName, list_images
+from benchmarks.datasets._files import list_images
+from benchmarks.datasets.base import Item, Problem, SplitName
 from benchmarks.datasets.folder import Folder
 
 URL = "https://amazon-visual-anomaly.s3.us-west-2.amazonaws.com/VisA_20220922.tar"
