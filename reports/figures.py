@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -118,7 +119,7 @@ def bars(data: pd.DataFrame) -> Figure:
                     rotation=90,
                     bbox={"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.85},
                 )
-        axis.set(title=panel, ylim=(0, 105), xlim=(-0.6, len(protocols) - 0.4))
+        axis.set(title=fill(panel, 24), ylim=(0, 105), xlim=(-0.6, len(protocols) - 0.4))
         axis.set_xticks(range(len(protocols)), protocols)
         axis.set_axisbelow(True)
         axis.grid(axis="y", color="#dddddd", linewidth=0.6)
@@ -151,7 +152,7 @@ def heat_map(data: pd.DataFrame) -> Figure:
             annot_kws={"fontsize": 8},
             cbar_kws={"pad": 0.01, "aspect": 8},
         )
-        axis.set(title=panel, xlabel="", ylabel="")
+        axis.set(title=fill(panel, 24), xlabel="", ylabel="")
         axis.tick_params(length=0)
         axis.set_yticks(axis.get_yticks(), names, rotation=0)
     axes[-1].set_xticks(axes[-1].get_xticks(), categories, rotation=40, ha="right", rotation_mode="anchor")

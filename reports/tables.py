@@ -26,6 +26,7 @@ METRICS = {  # how they are written and in which order; a metric that is not her
     "aupro": "AUPRO",
     "spro": "sPRO",
 }
+IMAGE_CONVENTION = "folder label"  # there is but one for image metrics, so it need not be said
 # What a facet really is: two conventions of a metric, or two selections of a variant, never share a column.
 IDENTITY = {"metric": ["metric", "convention"], "variant": ["variant", "selection", "teacher"]}
 FACETS = ("dataset", "protocol", "subset", "metric", "variant", "category")
@@ -186,6 +187,8 @@ def each(data: pd.DataFrame, facets: Sequence[str]) -> Iterator[tuple[dict[str, 
 def headline(spec: Mapping[str, Any], place: Mapping[str, str]) -> str:
     """A spec's title with the names of this table or figure filled in."""
     words = {**place, "metric": METRICS.get(place.get("metric", ""), place.get("metric", ""))}
+    if place.get("convention", IMAGE_CONVENTION) != IMAGE_CONVENTION:
+        words["metric"] += f" ({place['convention']})"
     if words.get("subset") == "all":
         words["subset"] = "all anomalies"
     return str(spec["title"]).format(**words)
