@@ -8,13 +8,14 @@ import importlib.util
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from benchmarks.params import Params
-from methods.base import Method
+from methods.base import InputError, Method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +89,7 @@ def expand(params: Params) -> Iterator[Run | Unsupported]:
         dataset.check()
     # Reading a revision looks at every file; runs share them.
     revision = cache(lambda name, categories: loaded[name].revision(categories))
+    _check_budget(params)
     for variant in params.methods:
         method, of_variant, variant_parts = _variant(variant, params)
         for name, dataset in loaded.items():
@@ -114,6 +116,19 @@ def expand(params: Params) -> Iterator[Run | Unsupported]:
                             "run": f"{variant}-{name}-{protocol}/{split.name}-seed{seed}",
                         },
                     )
+
+
+def _check_budget(params: Params) -> None:
+    """A shared hyper-parameter goes to the methods that have it; one that none has is a mistake."""
+    import methods
+
+    names = [params.variants[v].method if v in params.variants else v for v in params.methods]
+    known = {parameter for name in names for parameter in methods.hyper_parameters(methods.load(name))}
+    for parameter in params.hyper_parameters:
+        if parameter not in known:
+            near = get_close_matches(parameter, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}."
+            raise InputError(f"params.yaml: no method of the suite has the hyper-parameter {parameter!r}; {hint}")
 
 
 def _variant(variant: str, params: Params) -> tuple[type[Method], dict[str, Any], dict[str, str]]:

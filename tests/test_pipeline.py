@@ -5,11 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
+from filelock import FileLock
 
 ROOT = Path(__file__).parent.parent
 PARAMS = {
@@ -50,14 +52,18 @@ class Project:
         kept = before if before.get("suite") == "test" else PARAMS
         path.write_text(yaml.safe_dump(kept | changes))
 
-    def run(self, *command: str, code: int = 0) -> subprocess.CompletedProcess:
+    def environment(self) -> dict[str, str]:
         # The copy's own code comes before the installed one's, so that an edit in it counts.
-        environment = os.environ | {
+        return os.environ | {
             "PYTHONPATH": str(self.folder),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "XDG_CACHE_HOME": str(self.folder / "cache"),
         }
-        done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=600)
+
+    def run(self, *command: str, code: int = 0) -> subprocess.CompletedProcess:
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment(), capture_output=True, text=True, timeout=600
+        )
         assert done.returncode == code, f"{done.stdout}\n{done.stderr}"
         return done
 
@@ -167,6 +173,26 @@ def test_a_truncated_prediction_is_found_and_redone_alone(project: Project) -> N
     project.run("dvc", "repro")
     after = project.fitted()
     assert [name for name in after if after[name] != before[name]] == ["results/predictions/rd-toy-one_class/cog-seed1"]
+
+
+def test_a_driver_that_was_killed_is_followed_by_one_that_attaches_to_its_runs(project: Project) -> None:
+    project.params({"methods": ["rd"], "seeds": [7], "hyper_parameters": PARAMS["hyper_parameters"] | {"epochs": 300}})
+    driver = subprocess.Popen(["proctor", "run"], cwd=project.folder, env=project.environment(), start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not list(project.folder.glob("results/scratch/*/status.json")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    driver.kill()
+    driver.wait()
+    assert {state for state, _ in project.states().values()} == {"running"}
+    followed = project.run("proctor", "run")
+    assert "start" not in followed.stderr
+    assert "done rd-toy-one_class/cog-seed7" in followed.stderr
+
+
+def test_a_second_driver_is_told_that_one_is_at_work(project: Project) -> None:
+    project.params({"seeds": [8]})
+    with FileLock(project.folder / "results" / "scratch" / "launch.lock"):
+        assert "another proctor is launching runs" in project.run("proctor", "run", code=3).stderr
 
 
 def test_bad_input_ends_with_code_2_and_one_message(project: Project) -> None:

@@ -163,6 +163,10 @@ def test_a_changed_image_makes_the_runs_of_its_category_stale(
     [
         ({"methods": ["brigth"]}, "did you mean 'bright'"),
         ({"variants": {"dim": {"method": "dim", "scales": 2}}}, "did you mean 'scale'"),
+        (
+            {"hyper_parameters": {"scal": 2.0}},
+            "no method of the suite has the hyper-parameter 'scal'; did you mean 'scale'",
+        ),
         ({"datasets": ["toi"]}, "Did you mean 'toy'"),
         ({"protocols": ["one_clas"]}, "one_class"),
         ({"categories": {"toy": ["cogs"]}}, "cogs"),
