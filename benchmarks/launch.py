@@ -69,7 +69,10 @@ def _launch_local(runs: Sequence[Run], executor: Executor, console: Console) -> 
                         local = submitit.LocalExecutor(folder=store.scratch_dir(run) / "log")
                         gpu = {"gpus_per_node": 1, "visible_gpus": [slot % gpus]} if gpus else {}
                         local.update_parameters(timeout_min=UNLIMITED_MINUTES, **gpu)
-                        jobs[slot] = (run, local.submit(runner.execute, run, device, threads, executor.cache_gib))
+                        job = local.submit(runner.execute, run, device, threads, executor.cache_gib)
+                        # Until the job speaks for itself: a driver that takes over must not submit it again.
+                        store.report(run, "running", pid=int(job.job_id))
+                        jobs[slot] = (run, job)
                         display.started(run)
                 for slot, (run, job) in list(jobs.items()):
                     if job.done():

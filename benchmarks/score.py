@@ -17,7 +17,6 @@ from benchmarks.metrics.detection import UndefinedMetric
 from benchmarks.runs import Run
 from methods.base import InputError
 
-SCORES = store.RESULTS / "scores"
 COLUMNS = [
     "variant", "method", "dataset", "protocol", "category", "seed", "subset", "metric", "convention", "selection",
     "teacher", "value", "reason", "images", "anomalous", "fingerprint", "record",
@@ -60,8 +59,9 @@ def score_group(group: str, runs: Sequence[Run], conventions: Sequence[str]) -> 
         rows += _rows(truths, of_category, [CONVENTIONS[name] for name in conventions])
         for cell in of_category:
             details.write(details.folder(group), cell.about, items, truths, cell.scores, cell.maps)
-    SCORES.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows, columns=COLUMNS).to_csv(SCORES / f"{group}.csv", index=False)
+    target = store.RESULTS / "scores" / f"{group}.csv"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows, columns=COLUMNS).to_csv(target, index=False)
 
 
 def _cells(run: Run) -> Iterator[Cell]:

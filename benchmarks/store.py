@@ -178,17 +178,17 @@ def alive(report: Mapping[str, Any]) -> bool:
         return False
 
 
-def report(run: Run, state: str, **more: Any) -> None:
-    """Write what a run is doing, for `proctor status` and for other drivers."""
-    me = psutil.Process()
+def report(run: Run, state: str, pid: int | None = None, **more: Any) -> None:
+    """Write what a run is doing, for `proctor status` and other drivers; `pid` is the run's process, or this one."""
+    process = psutil.Process(pid)
     write_json(
         scratch_dir(run) / "status.json",
         {
             "run": run.name,
             "state": state,
             "host": socket.gethostname(),
-            "pid": me.pid,
-            "process_started": me.create_time(),
+            "pid": process.pid,
+            "process_started": process.create_time(),
             "updated": time.time(),
             **more,
         },

@@ -1,7 +1,6 @@
 """Expansion of parameters to runs, and what makes a run's fingerprint change."""
 
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,42 +8,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-import methods
 from benchmarks import params, runs
 from benchmarks.runs import Run
 from methods.base import InputError
-
-METHOD = '''
-"""A method for tests: the distance of an image's brightness from that of the training images."""
-from dataclasses import dataclass
-from methods.base import Method, Prediction
-
-@dataclass(kw_only=True, eq=False)
-class {name}(Method):
-    paper = source = "none"
-    scale: float = 1.0
-
-    def fit(self, train, validation, context):
-        self.mean_ = sum(sample.image.float().mean() for sample in train) / len(train)  # a comment
-        return self
-
-    def predict(self, test, context):
-        for sample in test:
-            distance = self.scale * (sample.image.float().mean(0)[::4, ::4] - self.mean_).abs()
-            yield Prediction(distance.mean().item(), distance)
-'''
-
-
-@pytest.fixture
-def own_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the methods `bright` and `dim`, seen as part of methods/."""
-    folder = tmp_path / "own_methods"
-    folder.mkdir()
-    for name in ("Bright", "Dim"):
-        (folder / f"{name.lower()}.py").write_text(METHOD.format(name=name))
-        monkeypatch.delitem(sys.modules, f"methods.{name.lower()}", raising=False)  # of an earlier test
-    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(folder)])
-    return folder
 
 
 @pytest.fixture
