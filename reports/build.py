@@ -225,7 +225,7 @@ def _compare(
     run = scores.record.map(lambda path: "/".join(Path(path).parts[-3:-1]))
     scored = dict(zip(run, scores.fingerprint, strict=True))
     known = {record["folder"]: record.get("fingerprint") for record in records}
-    planned = {f"{'-'.join(group)}/{run}" for group, runs in plan.items() for run in runs}
+    planned = {f"{'-'.join(group)}/{run}" for group, runs in plan.items() for run in runs if run != "unsupported"}
     if missing := sorted(planned - known.keys()):
         problems.append(
             f"{len(missing)} of {len(planned)} planned runs are not finished, e.g. {missing[0]}; see `proctor plan`."

@@ -63,6 +63,7 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     paths = [stem.with_name(stem.name + suffix) for suffix in (".png", ".pdf")]
     with rc_context(STYLE):
         figure.savefig(paths[0], dpi=160, metadata={"Software": None})
+        figure.set_layout_engine("none")  # the layout stands: laying out takes most of the time
         figure.savefig(paths[1], dpi=160, metadata={"CreationDate": None, "Creator": None, "Producer": None})
     return paths
 
@@ -271,4 +272,4 @@ def _legend(figure: Figure, axes: Sequence[Axes], names: Sequence[str]) -> None:
     found = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     shown = [name for name in names if name in found]
     columns = min(len(shown), 6)
-    figure.legend([found[name] for name in shown], shown, loc="outside lower center", ncols=columns, handlelength=2.8)
+    figure.legend([found[name] for name in shown], shown, loc="outside upper center", ncols=columns, handlelength=2.8)

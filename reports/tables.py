@@ -31,7 +31,9 @@ IMAGE_CONVENTION = "folder label"  # there is but one for image metrics, so it n
 IDENTITY = {"metric": ["metric", "convention"], "variant": ["variant", "selection", "teacher"]}
 FACETS = ("dataset", "protocol", "subset", "metric", "variant", "category")
 BLOCK = ["dataset", "protocol", "subset", "metric", "convention"]
-Plan = Mapping[tuple[str, str, str], Mapping[str, Any]]  # (variant, dataset, protocol) -> run -> fingerprint
+UNFINISHED = "no finished run was scored"
+# (variant, dataset, protocol) -> its runs by SPLIT-seedK, or "unsupported" -> reason
+Plan = Mapping[tuple[str, str, str], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def aggregate(scores: pd.DataFrame, plan: Plan) -> pd.DataFrame:
                 for row in rows.to_dict("records")
             }
             for category in categories:
-                why = {seed: reason.get((category, seed), "no finished run was scored") for seed in seeds}
+                why = {seed: reason.get((category, seed), UNFINISHED) for seed in seeds}
                 records = tuple(rows.record[rows.category == category])
                 found.append({**place, "category": category, "cell": _cell(grid.loc[category], why, records)})
             lacking = {seed: ", ".join(c for c in defined if pd.isna(grid.loc[c, seed])) for seed in seeds}
@@ -137,6 +139,11 @@ def aggregate(scores: pd.DataFrame, plan: Plan) -> pd.DataFrame:
                 limits = f"{', '.join(undefined)} left out, which has no value for any variant"
                 mean = replace(mean, note="; ".join(filter(None, [limits, mean.note])))
             found.append({**place, "category": MEAN, "cell": mean})
+        for (variant, *where), planned in plan.items():
+            if where == [block["dataset"], block["protocol"]] and variant not in set(of_block.variant):
+                empty = Cell(math.nan, math.nan, {}, planned.get("unsupported", UNFINISHED), ())
+                place = block | {"variant": variant, "selection": "", "teacher": ""}
+                found += [{**place, "category": category, "cell": empty} for category in [*categories, MEAN]]
     return pd.DataFrame(found, columns=[*BLOCK, *IDENTITY["variant"], "category", "cell"])
 
 
@@ -259,6 +266,7 @@ def _order(names: pd.Series) -> list[str]:
 
 def caption(part: pd.DataFrame, records: Sequence[Mapping[str, Any]]) -> list[str]:
     """What one must know to compare, a sentence each: seeds, teacher, selection, budget, convention, deviations."""
+    part = part[part.teacher != ""]  # a variant that has not run has nothing to tell
     seeds = sorted({seed for cell in part.cell for seed in cell.values})
     variants = dict(zip(labels(part[IDENTITY["variant"]]), part.variant, strict=True))
     of_variant = {

@@ -215,6 +215,18 @@ def test_a_seed_that_is_planned_but_not_scored_is_missed() -> None:
     assert cells.cell[0].note == "1 of 2 seeds; seed 1: no finished run was scored"
 
 
+def test_a_planned_variant_without_scores_has_a_column_that_says_why() -> None:
+    plan = {
+        ("rd", "toy", "one_class"): {"bolt-seed0": {}},
+        ("snl", "toy", "one_class"): {"unsupported": "it needs depth"},
+        ("fd", "toy", "one_class"): {"bolt-seed0": {}},
+        ("aand", "toy", "multi_class"): {"all-seed0": {}},
+    }
+    cells = tables.aggregate(pd.DataFrame([tidy()]), plan)
+    notes = {row["variant"]: row["cell"].note for row in cells.to_dict("records") if row["category"] == "mean"}
+    assert notes == {"rd": "", "snl": "it needs depth", "fd": "no finished run was scored"}
+
+
 def test_conventions_never_share_a_table_and_selections_never_share_a_column(tmp_path: Path) -> None:
     rows = [
         tidy(convention=convention, selection=selection)
