@@ -15,6 +15,7 @@ from benchmarks import datasets, protocols
 from benchmarks.datasets import toy
 from benchmarks.datasets._files import read_image, read_mask
 from benchmarks.datasets.base import Dataset
+from benchmarks.datasets.visa import official_split
 from methods.base import InputError
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data" / "mvtec_ad"
@@ -185,7 +186,12 @@ def test_counts_that_differ_from_the_official_ones_are_a_notice(tree: Path) -> N
 
 @pytest.mark.parametrize(
     ("name", "train", "validation", "test"),
-    [("mvtec_ad", 3629, 0, 1725), ("visa", 8659, 0, 2162), ("mvtec_loco", 1772, 304, 1568)],
+    [
+        ("mvtec_ad", 3629, 0, 1725),
+        ("visa", 8659, 0, 2162),
+        ("mvtec_loco", 1772, 304, 1568),
+        ("mvtec_3d_rgb", 2656, 294, 1197),
+    ],
 )
 def test_official_counts_add_up_to_the_published_totals(name: str, train: int, validation: int, test: int) -> None:
     counts = datasets.find(name).official_counts.values()
@@ -200,6 +206,54 @@ def test_a_revision_changes_with_a_file_and_not_with_the_place(tree: Path, tmp_p
     assert datasets.load("folder", moved).revision() == before
     mask(moved / "nut" / "ground_truth" / "crack" / "000_mask.png", 254)
     assert datasets.load("folder", moved).revision() != before
+
+
+@pytest.mark.parametrize("damage", ["{oops", "[1]", '{"FILE": 5}', '{"FILE": [1, 2]}', '{"FILE": [SIZE, TIME, 7]}'])
+def test_a_damaged_cache_of_digests_changes_no_revision(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda name: str(tmp_path / "cache"))
+    dataset = datasets.load("folder", tree)
+    before = dataset.revision()
+    file = tree / "nut" / "train" / "good" / "000.png"
+    stat = file.stat()
+    for word, value in (("FILE", file.resolve()), ("SIZE", stat.st_size), ("TIME", stat.st_mtime_ns)):
+        damage = damage.replace(word, str(value))
+    (tmp_path / "cache" / "digests.json").write_text(damage)
+    assert dataset.revision() == before
+
+
+def test_a_set_that_only_a_person_may_download_says_how(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="fill in the form"):
+        datasets.find("mvtec_ad").fetch(tmp_path / "new")
+
+
+def test_visa_is_not_downloaded_over_an_existing_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pooch.retrieve", lambda *_, **__: pytest.fail("the download was started"))
+    with pytest.raises(InputError, match="exists already"):
+        datasets.find("visa").fetch(tmp_path)
+
+
+def test_the_counts_of_visa_are_those_of_its_official_split() -> None:
+    rows = official_split()
+    test = rows[rows["split"] == "test"]
+    for category, counts in datasets.find("visa").official_counts.items():
+        labels = test.loc[test["object"] == category, "label"].value_counts()
+        train = int(((rows["object"] == category) & (rows["split"] == "train")).sum())
+        assert counts == {"train": train, "good": labels["normal"], "anomalous": labels["anomaly"]}, category
+
+
+def test_mvtec_3d_reads_rgb_and_its_masks_and_no_mask_of_a_normal_image(tmp_path: Path) -> None:
+    category = tmp_path / "bagel"
+    for name in ("train/good", "validation/good", "test/good", "test/hole"):
+        save(category / name / "rgb" / "000.png")
+    mask(category / "test" / "good" / "gt" / "000.png", 0)
+    mask(category / "test" / "hole" / "gt" / "000.png")
+    dataset = datasets.load("mvtec_3d_rgb", tmp_path)
+    assert dataset.counts("bagel") == {"train": 1, "validation": 1, "good": 1, "anomalous": 1}
+    truths = [dataset.truth(item) for item in dataset.items("bagel", "test")]
+    assert [(truth.anomalous, int(truth.mask.sum())) for truth in truths] == [(False, 0), (True, 18)]
+    assert not messages(dataset)
 
 
 def test_visa_reads_both_layouts_to_the_same_keys(tmp_path: Path) -> None:

@@ -216,7 +216,7 @@ def test_a_seed_that_is_planned_but_not_scored_is_missed() -> None:
 
 
 def test_a_planned_variant_without_scores_has_a_column_that_says_why() -> None:
-    plan = {
+    plan: dict[tuple[str, str, str], dict[str, Any]] = {
         ("rd", "toy", "one_class"): {"bolt-seed0": {}},
         ("snl", "toy", "one_class"): {"unsupported": "it needs depth"},
         ("fd", "toy", "one_class"): {"bolt-seed0": {}},
@@ -299,7 +299,7 @@ def test_a_second_build_writes_the_same_bytes(report: Path, tmp_path: Path) -> N
     results = report.parent / "results"
     specs = tmp_path / "specs"
     specs.mkdir()
-    for name in ("summary", "bars", "histograms"):
+    for name in ("summary", "heat_map"):
         (specs / f"{name}.yaml").write_bytes((Path(tables.__file__).parent / "specs" / f"{name}.yaml").read_bytes())
     first, second = (build(results, tmp_path / name, specs).parent for name in "ab")
     files = [path.relative_to(first) for path in first.rglob("*") if path.is_file()]

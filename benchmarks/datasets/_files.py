@@ -30,7 +30,8 @@ UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.De
 def read_image(path: Path) -> Tensor:
     """Decode an image file to (3, H, W) uint8 RGB at native resolution.
 
-    Greyscale is repeated, palette and CMYK are converted, alpha is dropped, and 16 bits become 8 by value / 257.
+    Greyscale is repeated, palette and CMYK are converted, alpha is dropped. 16 bits become 8 by value / 257; where
+    there are three such channels, Pillow keeps the high byte, which is at most 1 less.
     EXIF orientation is not applied: masks are drawn on the pixels as stored.
 
     Raises:
@@ -114,12 +115,15 @@ def digests(paths: Sequence[Path]) -> list[str]:
     """
     # Keyed by the resolved path, so that one cache file serves every data set under whatever name it is reached.
     memory = Path(platformdirs.user_cache_dir("proctor")) / "digests.json"
-    known: dict[str, list[object]] = {}
-    with suppress(OSError, ValueError):
+    known: dict[str, tuple[int, int, str]] = {}
+    with suppress(OSError, ValueError, TypeError, AttributeError):  # a damaged cache is as good as none
         loaded = json.loads(memory.read_text())
-        known = loaded if isinstance(loaded, dict) else {}
+        known = {
+            path: (int(size), int(modified), bytes.fromhex(digest).hex())
+            for path, (size, modified, digest) in loaded.items()
+        }
     stats = {path: path.stat() for path in paths if path.is_file()}
-    new = [p for p, s in stats.items() if known.get(str(p.resolve()), [])[:2] != [s.st_size, s.st_mtime_ns]]
+    new = [p for p, s in stats.items() if known.get(str(p.resolve()), ())[:2] != (s.st_size, s.st_mtime_ns)]
     with ThreadPoolExecutor() as pool:  # decoding and hashing release the GIL
         shown = track(
             pool.map(_decode_and_hash, new),
@@ -133,7 +137,7 @@ def digests(paths: Sequence[Path]) -> list[str]:
     errors = [str(digest) for digest in fresh.values() if isinstance(digest, InputError)]
     errors += [f"{path}: file is missing. Extract the archive again." for path in paths if path not in stats]
     known |= {
-        str(path.resolve()): [stats[path].st_size, stats[path].st_mtime_ns, digest]
+        str(path.resolve()): (stats[path].st_size, stats[path].st_mtime_ns, digest)
         for path, digest in fresh.items()
         if isinstance(digest, str)
     }
@@ -146,7 +150,7 @@ def digests(paths: Sequence[Path]) -> list[str]:
     if errors:
         rest = f"\n… and {len(errors) - 8} more; `proctor doctor` lists all." if len(errors) > 8 else ""
         raise InputError("These files cannot be used:\n- " + "\n- ".join(errors[:8]) + rest)
-    return [str(known[str(path.resolve())][2]) for path in paths]
+    return [known[str(path.resolve())][2] for path in paths]
 
 
 def _decode_and_hash(path: Path) -> str | InputError:

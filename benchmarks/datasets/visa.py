@@ -23,6 +23,7 @@ import pooch
 from benchmarks.datasets._files import list_images
 from benchmarks.datasets.base import Item, Problem, SplitName
 from benchmarks.datasets.folder import Folder
+from methods.base import InputError
 
 URL = "https://amazon-visual-anomaly.s3.us-west-2.amazonaws.com/VisA_20220922.tar"
 SHA256 = "2eb8690c803ab37de0324772964100169ec8ba1fa3f7e94291c9ca673f40f362"  # 1,929,840,640 bytes
@@ -60,6 +61,8 @@ class VisA(Folder):
     @classmethod
     def fetch(cls, root: Path) -> None:
         """Download the archive, check its SHA-256, and extract it to `root`, which appears only when complete."""
+        if root.exists():
+            raise InputError(f"{root} exists already. Delete it, or choose another folder.")
         archive = pooch.retrieve(URL, f"sha256:{SHA256}", progressbar=True)
         partial = root.with_name(f".{root.name}.{os.getpid()}")
         try:
