@@ -92,7 +92,9 @@ class Distillation(Method):
             raise InputError(f"{type(self).__name__} got no training image: look at the data set's train folder.")
         device = torch.device(context.device)
         reproducible(context)
-        teacher = teachers.load(self.teacher, context.weights).to(device)
+        teacher = teachers.load(self.teacher, context.weights)
+        teacher.check(self.image_size)
+        teacher = teacher.to(device)
         self.teacher_record_ = teacher.record
         pictures = feature_cache.images(train, self.image_size, context.cache)
         self.target_ = self.target(teacher, pictures, context)
@@ -138,6 +140,8 @@ class Distillation(Method):
         return self
 
     def predict(self, test: Sequence[Sample], context: Context) -> Iterator[Prediction]:
+        if not test:
+            return
         reproducible(context)
         inputs = _Inputs(self, test, context)
         for done, pair in enumerate(inputs.pairs(range(len(test))), 1):

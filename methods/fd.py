@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.anomaly_maps import cosine_distance, resize
+from methods.base import InputError
 from methods.distillation import Distillation
 from methods.rd import BLUR
 from methods.teachers import Teacher
@@ -46,6 +47,13 @@ class FD(Distillation):
     batch_size: int = 32
     selection: Literal["last", "validation"] = "validation"
     combine: Literal["product", "sum"] = "product"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.momentum < 1:
+            raise InputError(f"FD: momentum={self.momentum}; it must lie in [0, 1).")
+        if self.weight_decay < 0:
+            raise InputError(f"FD: weight_decay={self.weight_decay}; it must not be below 0.")
 
     def build_student(self, teacher: Teacher) -> nn.Module:
         return teacher.twin()

@@ -71,6 +71,25 @@ class Teacher(nn.Module):
         """Normalised images, (B, 3, s, s), to three maps, (B, C_l, s/4, s/4) to (B, C_l, s/16, s/16)."""
         return self.network(images)
 
+    def check(self, size: int) -> None:
+        """Make sure that images of size x size pixels give the three maps; some transformers accept one size only.
+
+        Raises:
+            InputError: they do not.
+        """
+        try:
+            sides = [tuple(level.shape[2:]) for level in self(self.mean.new_zeros(1, 3, size, size))]
+        except (AssertionError, RuntimeError) as error:
+            raise InputError(
+                f"Teacher {self.name!r} does not accept images of {size} pixels ({error}). Set image_size to what it "
+                "asks for, if that is a multiple of 32, or name another teacher."
+            ) from None
+        if sides != [(size // stride, size // stride) for stride in STRIDES]:
+            raise InputError(
+                f"Teacher {self.name!r} gives maps of {sides} for images of {size} pixels, not at strides 4, 8 and 16. "
+                "Name another teacher."
+            )
+
     def twin(self) -> nn.Module:
         """The same architecture with fresh random weights, trainable."""
         network = _build(self.architecture)

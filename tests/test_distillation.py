@@ -207,6 +207,17 @@ def test_a_checkpoint_of_another_fit_or_a_damaged_one_is_not_resumed(tmp_path: P
         assert epochs == [1, 2]
 
 
+@pytest.mark.parametrize(("key", "value"), [("momentum", 1.0), ("weight_decay", -1e-4)])
+def test_fd_refuses_momentum_and_weight_decay_out_of_range(key: str, value: float) -> None:
+    with pytest.raises(InputError, match=f"{key}={value}"):
+        methods.create("fd", **{key: value})
+
+
+def test_a_teacher_of_one_image_size_is_refused_for_another_before_training() -> None:
+    with pytest.raises(InputError, match="does not accept images of 64 pixels"):
+        create("rd", teacher="swin_tiny_patch4_window7_224.untrained").fit(samples(2), [], Context())
+
+
 def test_a_loss_that_is_not_finite_stops_the_fit_with_epoch_step_term_and_cure() -> None:
     with pytest.raises(InputError, match=r"term 'level1' is nan in epoch 1, step 2\. Lower learning_rate"):
         create("rd", learning_rate=1e30).fit(samples(8), [], Context())

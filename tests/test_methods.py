@@ -59,6 +59,12 @@ def test_a_method_gives_one_finite_prediction_per_image_in_order(name: str) -> N
 
 
 @pytest.mark.parametrize("name", METHODS)
+def test_no_test_image_gives_no_prediction(name: str) -> None:
+    method = create(name, epochs=1).fit(samples(2), samples(2, "validation"), Context())
+    assert list(method.predict([], Context())) == []
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_a_seed_gives_the_same_predictions_again_and_another_seed_gives_others(name: str) -> None:
     first, again, other = (predictions(create(name), seed) for seed in (1, 1, 2))
     assert all(torch.equal(a.anomaly_map, b.anomaly_map) for a, b in zip(first, again, strict=True))
