@@ -302,8 +302,14 @@ def _shared(by_label: Mapping[str, str]) -> str:
 
 
 def _budget(records: Sequence[Mapping[str, Any]]) -> str:
-    epochs = sorted({r.get("hyper_parameters", {}).get("epochs", len(r.get("history", ()))) for r in records})
-    return " or ".join(f"{count} epochs" for count in epochs) or "not recorded"
+    """What was spent on training, e.g. "20 epochs, images of 256 px, bfloat16"."""
+    found = set()
+    for record in records:
+        values = record.get("hyper_parameters", {})
+        parts = [f"{values.get('epochs', len(record.get('history', ())))} epochs"]
+        parts += [f"images of {values['image_size']} px"] if "image_size" in values else []
+        found.add(", ".join([*parts, *filter(None, [record.get("compute", {}).get("precision")])]))
+    return " or ".join(sorted(found)) or "not recorded"
 
 
 def markdown(table: Table) -> str:

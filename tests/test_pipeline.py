@@ -40,7 +40,7 @@ class Project:
         ).stdout.split()  # fmt: skip
         for name in files:
             # Results and the lock of the project's own runs stay behind: this copy starts from nothing.
-            if not name.startswith(("results/", "dvc.lock")) or name.endswith((".gitkeep", "README.md")):
+            if not name.startswith(("results/", "dvc.lock")) or name.endswith((".gitignore", "README.md")):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, folder / name)
         subprocess.run(["git", "init", "--quiet", str(folder)], check=True)
