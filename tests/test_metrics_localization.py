@@ -232,8 +232,8 @@ def test_the_pro_of_rds_code_equals_its_definition(picture):
             thresholds = one.min() + np.arange(200) * (np.ptp(one) / 200)
             fpr, pro = reference.thresholded_pro(one[None], mask[None], thresholds)
             fpr, pro = fpr[fpr < 0.3], pro[fpr < 0.3]
-            if fpr.max(initial=0) == 0:
-                with pytest.raises(UndefinedMetric, match="no threshold of image"):
+            if len(fpr) < 2 or fpr.max() == 0:
+                with pytest.raises(UndefinedMetric, match="thresholds of image"):
                     per_image_pro(maps.astype(np.float64), prepare(masks))
                 return
             values.append(auc(fpr / fpr.max(), pro))

@@ -165,7 +165,8 @@ def per_image_pro(maps: NDArray[np.floating], truth: GroundTruth, limit: float =
     images. Normal images never enter, and thresholds make it depend on the scale of the scores. In [0, 1].
 
     Raises:
-        UndefinedMetric: no image has a region, or an image keeps no threshold with FPR > 0 (the official code fails).
+        UndefinedMetric: no image has a region, or an image keeps fewer than two thresholds or none with FPR > 0, where
+            the official code fails.
         ValueError: as `pixel_metrics`.
     """
     _refuse_unusable(maps, truth)
@@ -178,8 +179,8 @@ def per_image_pro(maps: NDArray[np.floating], truth: GroundTruth, limit: float =
             raise UndefinedMetric(f"no defect-free pixel in image {image}")
         fpr, pro = _sweep(maps[image : image + 1], of_image, 200, rising=True)
         fpr, pro = fpr[fpr < limit], pro[fpr < limit]
-        if not fpr.any():
-            raise UndefinedMetric(f"no threshold of image {image} has an FPR between 0 and {limit}")
+        if len(fpr) < 2 or not fpr.any():
+            raise UndefinedMetric(f"the thresholds of image {image} make no curve between FPR 0 and {limit}")
         values.append(-np.trapezoid(pro, fpr / fpr.max()))  # the FPR falls as the threshold rises
     return float(np.mean(values))
 
