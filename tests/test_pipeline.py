@@ -179,7 +179,8 @@ def test_a_driver_that_was_killed_is_followed_by_one_that_attaches_to_its_runs(p
     project.params({"methods": ["rd"], "seeds": [7], "hyper_parameters": PARAMS["hyper_parameters"] | {"epochs": 300}})
     driver = subprocess.Popen(["proctor", "run"], cwd=project.folder, env=project.environment(), start_new_session=True)
     deadline = time.monotonic() + 120
-    while not list(project.folder.glob("results/scratch/*/status.json")) and time.monotonic() < deadline:
+    while not any("cog-seed7" in path.read_text() for path in project.folder.glob("results/scratch/*/status.json")):
+        assert time.monotonic() < deadline, "the driver launched nothing"
         time.sleep(0.1)
     driver.kill()
     driver.wait()
