@@ -40,11 +40,9 @@ def execute(run: Run, device: str, threads: int, cache_gib: float) -> None:
     try:
         say(Progress("fit", 0, 1))
         _execute(run, device, cache_gib, say)
-    except BaseException as error:
-        interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
-        if not interrupted:
-            message = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-            store.report(run, "failed", started=started, error=message, traceback=traceback.format_exc())
+    except Exception as error:  # an interrupt is none: such a run resumes
+        message = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+        store.report(run, "failed", started=started, error=message, traceback=traceback.format_exc())
         raise
 
 
