@@ -51,6 +51,9 @@ class Progress(NamedTuple):
     terms: Mapping[str, float] = {}  # loss terms of the epoch, by name
 
 
+Judge = Callable[[Callable[[Sequence[Sample]], Iterator[Prediction]]], Mapping[str, float]]
+
+
 @dataclass(frozen=True)
 class Context:
     """Everything a run gives to a method besides data and hyper-parameters.
@@ -66,6 +69,9 @@ class Context:
         cache: a folder that belongs to this revision of the data set, shared by all runs; None: no disk cache.
         cache_gib: memory that cached teacher features may take before they go to `cache`.
         checkpoint: where a fit saves its state, and from where it resumes; None: neither.
+        judge: has a function predict the test images and measures the result, without showing the truth. A method may
+            record it, as the course of training; choosing an epoch by it is a diagnostic and must be labelled so.
+        judge_every: epochs from one call of `judge` to the next; the last epoch is judged in any case.
         progress: called after every epoch and every predicted batch.
     """
 
@@ -79,6 +85,8 @@ class Context:
     cache: Path | None = None
     cache_gib: float = 4.0
     checkpoint: Path | None = None
+    judge: Judge | None = None
+    judge_every: int = 1
     progress: Callable[[Progress], None] = lambda progress: None
 
 

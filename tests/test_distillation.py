@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.transforms import Resize
 
 import methods
-from methods import distillation, feature_cache, teachers
+from methods import feature_cache, teachers, training
 from methods.base import Context, InputError, Method
 from methods.decoders import Decoder, OneClassBottleneck
 
@@ -143,7 +143,7 @@ def test_training_on_cached_features_equals_training_without_a_cache(name: str, 
         Context(cache=tmp_path / "disk", cache_gib=0),  # on disk only
     ):
         method = create(name).fit(samples(6), [], context)
-        histories.append([{k: v for k, v in entry.items() if k != "seconds"} for entry in method.record["history"]])
+        histories.append([entry["terms"] for entry in method.record["history"]])
     for history in histories[1:]:
         for entry, expected in zip(history, histories[0], strict=True):
             assert entry == pytest.approx(expected, rel=1e-6)
@@ -152,17 +152,17 @@ def test_training_on_cached_features_equals_training_without_a_cache(name: str, 
 
 def test_a_damaged_cache_file_is_made_anew(tmp_path: Path) -> None:
     context = Context(cache=tmp_path)
-    before = create("rd").fit(samples(4), [], context).record["history"][-1]["level1"]
+    before = create("rd").fit(samples(4), [], context).record["history"][-1]["terms"]["level1"]
     for path in tmp_path.rglob("*.npy"):
         damaged = bytearray(path.read_bytes())
         damaged[len(damaged) // 2] ^= 0xFF
         path.write_bytes(damaged)
-    assert create("rd").fit(samples(4), [], context).record["history"][-1]["level1"] == before
+    assert create("rd").fit(samples(4), [], context).record["history"][-1]["terms"]["level1"] == before
 
 
 def test_fd_keeps_the_epoch_with_the_lowest_mean_map_on_held_out_normal_images() -> None:
     record = create("fd", epochs=4).fit(samples(10), [], Context()).record
-    values = [entry["validation"] for entry in record["history"]]
+    values = [entry["measured"]["validation"] for entry in record["history"]]
     assert record["selection"] == "validation"
     assert record["epoch"] == 1 + int(np.argmin(values))
 
@@ -175,7 +175,7 @@ class Interrupted(Exception):
 def test_a_resumed_fit_equals_an_uninterrupted_one_bit_for_bit(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distillation, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
 
     def stop(progress: Any) -> None:
         if progress.done == 2:
