@@ -58,6 +58,7 @@ class Params(BaseModel, extra="forbid", frozen=True):
     weights: dict[str, Path] = {}
     pretrain: list[Name]
     conventions: list[Name] = Field(min_length=1)
+    evaluate_every: int = Field(0, ge=0)  # epochs from one look at the test images to the next; 0: none
     compute: Compute = Compute()
     executor: Executor = Executor()
 

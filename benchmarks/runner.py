@@ -19,7 +19,7 @@ import platformdirs
 import torch
 
 import methods
-from benchmarks import datasets, protocols, store
+from benchmarks import datasets, protocols, store, trajectory
 from benchmarks.params import Compute
 from benchmarks.runs import Run
 from methods.base import Context, InputError, Progress
@@ -57,6 +57,8 @@ def _execute(run: Run, device: str, cache_gib: float, say: Any) -> None:
         cache=Path(platformdirs.user_cache_dir("proctor")) / f"{run.dataset}-{dataset.revision()[:16]}",
         cache_gib=cache_gib,
         checkpoint=store.scratch_dir(run) / "checkpoint.pt",
+        judge=trajectory.judge(dataset, split) if run.evaluate_every else None,
+        judge_every=run.evaluate_every or 1,
         progress=say,
     )
     method = methods.create(run.method, **run.hyper_parameters)

@@ -36,6 +36,7 @@ class Run:
     seed: int
     weights: dict[str, str]
     compute: dict[str, Any]
+    evaluate_every: int
     fingerprint_parts: dict[str, str]
 
     @property
@@ -142,6 +143,11 @@ def _variant(variant: str, params: Params) -> tuple[type[Method], dict[str, Any]
     budget = {k: v for k, v in params.hyper_parameters.items() if k in methods.hyper_parameters(method)}
     hyper_parameters = budget | (declared.overrides if declared else {})
     instance = methods.create(name, **hyper_parameters)
+    if getattr(instance, "selection", "") == "oracle" and not params.evaluate_every:
+        raise InputError(
+            f"params.yaml: {variant} has selection 'oracle', the best epoch on the test images, but nothing looks at "
+            "them during training: set `evaluate_every: 5`, say, or selection 'last'."
+        )
     teacher, weights = getattr(instance, "teacher", None), params.weight_files
     if teacher:
         teachers.load(teacher, weights)  # weights of another architecture are refused here, not in every job
@@ -152,6 +158,7 @@ def _variant(variant: str, params: Params) -> tuple[type[Method], dict[str, Any]
         "hyper_parameters": hyper_parameters,
         "weights": {teacher: str(weights[teacher])} if teacher in weights else {},
         "compute": compute,
+        "evaluate_every": params.evaluate_every,
     }
     parts = {
         "method code": digest(sources(method.__module__)),
@@ -159,6 +166,8 @@ def _variant(variant: str, params: Params) -> tuple[type[Method], dict[str, Any]
         "teacher": teachers.digest(teacher, weights) if teacher else "none",
         "compute": digest(compute),
     }
+    if params.evaluate_every:
+        parts["evaluate_every"] = digest(params.evaluate_every)
     return method, fields, parts
 
 

@@ -13,6 +13,7 @@ ORDER = [
     "metrics",
     "datasets",
     "protocols",
+    "trajectory",
     "params",
     "runs",
     "store",

@@ -15,7 +15,7 @@ from benchmarks.store import State
 
 RUN = Run(
     variant="rd", method="rd", hyper_parameters={}, dataset="toy", root=None, categories=None, protocol="one_class",
-    split="cog", seed=0, weights={}, compute={}, fingerprint_parts={"method code": "1", "data": "2"},
+    split="cog", seed=0, weights={}, compute={}, evaluate_every=0, fingerprint_parts={"method code": "1", "data": "2"},
 )  # fmt: skip
 PREDICTIONS = {"cog": (["cog/test/good/000", "cog/test/hole/000"], np.array([0.1, 0.9]), np.ones((2, 4, 4)))}
 

@@ -1,0 +1,50 @@
+"""How good a model is on the test images while it trains: what the course of training is shown by, and the oracle.
+
+A result may not rest on this: a user has no labelled test images to stop by. It is measured to show how far the last
+epoch is from the best one, and to reproduce numbers whose authors chose their checkpoint by the test set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.datasets.base import Dataset
+from benchmarks.metrics import detection, localization
+from benchmarks.metrics.conventions import fit_masks
+from benchmarks.metrics.detection import UndefinedMetric
+from benchmarks.protocols import Split
+from methods.base import Judge, Prediction, Sample
+
+
+def judge(dataset: Dataset, split: Split) -> Judge:
+    """What measures a model on the split's test images: image_auroc, pixel_auroc and pixel_ap, means over categories.
+
+    Masks are brought to the size of the maps, where every touched pixel counts. A metric that no category defines is
+    left out. The truth stays here: a method hands in a function that predicts, and gets back these means alone.
+    """
+    samples = [dataset.sample(item) for items in split.test.values() for item in items]
+    truths = {category: [dataset.truth(item) for item in items] for category, items in split.test.items()}
+
+    def measure(predict: Callable[[Sequence[Sample]], Iterator[Prediction]]) -> dict[str, float]:
+        predictions = predict(samples)
+        rows = []
+        for of_category in truths.values():
+            answers = list(islice(predictions, len(of_category)))
+            maps = np.stack([answer.anomaly_map.numpy() for answer in answers])  # (N, h, w)
+            masks = fit_masks([truth.mask for truth in of_category], maps.shape[1:], 0)
+            row: dict[str, float] = {}
+            with suppress(UndefinedMetric):
+                labels = [truth.anomalous for truth in of_category]
+                row["image_auroc"] = detection.auroc(labels, [answer.score for answer in answers])
+            with suppress(UndefinedMetric):
+                pixels = localization.pixel_metrics(maps, localization.prepare(masks))
+                row |= {"pixel_auroc": pixels["pixel_auroc"], "pixel_ap": pixels["pixel_ap"]}
+            rows.append(row)
+        return {str(metric): float(value) for metric, value in pd.DataFrame(rows).mean().items()}
+
+    return measure

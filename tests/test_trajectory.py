@@ -1,0 +1,76 @@
+"""The course of training on the test images, and the oracle: a diagnostic that changes nothing else."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_methods import create
+from test_scoring import expand, results, scored  # noqa: F401
+
+from benchmarks import datasets, params, protocols, runner, runs, store, trajectory
+from methods.base import Context, InputError, Method, Prediction, Sample
+
+
+def test_a_judge_agrees_with_the_scores_of_the_stored_predictions(toy_root: Path, own_methods: Path) -> None:
+    (run,) = expand(toy_root)
+    runner.execute(run, "cpu", 1, 1.0)
+    store.collect(run)
+    rows = scored(run).query("subset == 'all'").groupby("metric")["value"].mean()
+    dataset = datasets.load("toy", toy_root)
+    (split,) = protocols.expand("multi_class", dataset)
+    _, predictions = store.load(store.result_dir(run))
+    stored = [
+        Prediction(float(value), torch.from_numpy(one.copy()))
+        for _, scores, maps in predictions.values()
+        for value, one in zip(scores, maps, strict=True)
+    ]
+    measured = trajectory.judge(dataset, split)(lambda test: iter(stored))
+    assert measured == pytest.approx({metric: rows[metric] for metric in ("image_auroc", "pixel_auroc", "pixel_ap")})
+
+
+def fitted(root: Path, **how: Any) -> tuple[Method, list[Sample]]:
+    """RD after four epochs of one category, with a judge if asked for, and the test images."""
+    dataset = datasets.load("toy", root, ["cog"])
+    (split,) = protocols.expand("one_class", dataset)
+    train, test = ([dataset.sample(item) for item in items] for items in (split.train, split.test["cog"]))
+    judge = trajectory.judge(dataset, split) if how.pop("judged", True) else None
+    method = create("rd", epochs=4, **how)
+    return method.fit(train, [], Context(judge=judge, judge_every=3)), test
+
+
+def maps(method: Method, test: Sequence[Sample]) -> torch.Tensor:
+    answers: Iterator[Prediction] = method.predict(test, Context())
+    return torch.stack([answer.anomaly_map for answer in answers])
+
+
+def test_the_course_of_training_is_measured_every_few_epochs_and_changes_nothing(toy_root: Path) -> None:
+    watched, test = fitted(toy_root)
+    unwatched, _ = fitted(toy_root, judged=False)
+    history = watched.record["history"]
+    assert [entry["epoch"] for entry in history if entry["measured"]] == [3, 4]
+    assert set(history[-1]["measured"]) == {"image_auroc", "pixel_auroc", "pixel_ap"}
+    assert torch.equal(maps(watched, test), maps(unwatched, test))
+
+
+def test_the_oracle_keeps_the_epoch_that_is_best_on_the_test_images_and_says_so(
+    toy_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted = iter([{"image_auroc": 0.9, "pixel_auroc": 0.8}, {"image_auroc": 0.6, "pixel_auroc": 0.9}])
+    monkeypatch.setattr(trajectory, "judge", lambda dataset, split: lambda predict: next(scripted))
+    oracle, test = fitted(toy_root, selection="oracle")
+    assert (oracle.record["selection"], oracle.record["epoch"]) == ("oracle", 3)
+    last, _ = fitted(toy_root, judged=False)
+    assert not torch.equal(maps(oracle, test), maps(last, test))
+
+
+def test_an_oracle_that_is_never_shown_the_test_images_is_refused_when_planning(toy_root: Path) -> None:
+    suite = params.Params(
+        suite="test", methods=["best"], variants={"best": {"method": "rd", "selection": "oracle"}}, datasets=["toy"],
+        roots={"toy": toy_root}, protocols=["one_class"], seeds=[0], pretrain=[], conventions=["default"],
+    )  # fmt: skip
+    with pytest.raises(InputError, match="set `evaluate_every: 5`"):
+        list(runs.expand(suite))
+    with pytest.raises(InputError, match="looks at the test set every few epochs"):
+        fitted(toy_root, selection="oracle", judged=False)
