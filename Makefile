@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test check bench-metrics clean
+.PHONY: repro test check bench-metrics bench-training clean
 .DEFAULT_GOAL := repro
 
 .venv/ready: constraints.txt pyproject.toml
@@ -28,3 +28,6 @@ check: .venv/ready
 
 bench-metrics: .venv/ready
 	python -m benchmarks.bench_metrics
+
+bench-training: .venv/ready
+	python -m benchmarks.bench_training

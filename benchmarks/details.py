@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from benchmarks import store
-from benchmarks.datasets.base import Item, Truth, opaque_key
+from benchmarks import interference, store
+from benchmarks.datasets.base import Dataset, Item, Truth, opaque_key
+from benchmarks.interference import Probe
 from benchmarks.metrics import detection, localization
 from benchmarks.metrics.conventions import fit_masks
 from benchmarks.metrics.detection import UndefinedMetric
@@ -59,6 +60,22 @@ def write(
         images=np.stack([np.asarray(image) for image in small]),  # (K, h, w, 3)
         truth=masks[shown],
         maps=maps[shown],
+    )
+
+
+def write_composites(
+    target: Path, about: dict[str, Any], dataset: Dataset, drawn: Sequence[Probe], maps: np.ndarray
+) -> None:
+    """Write `CATEGORY-seedK.composites.npz` of one cell: the first images with a pasted patch, as examples."""
+    height, width = maps.shape[1:]
+    shown = drawn[: min(EXAMPLES, len(maps))]
+    images = [interference.sample(dataset, probe).image.permute(1, 2, 0).numpy() for probe in shown]
+    np.savez_compressed(
+        target / f"{about['category']}-seed{about['seed']}.composites.npz",
+        keys=np.array([f"{probe.a.category}/{probe.b.category}/{probe.key.rpartition('/')[2]}" for probe in shown]),
+        images=np.stack([np.asarray(Image.fromarray(image).resize((width, height))) for image in images]),
+        truth=fit_masks([interference.mask(dataset, probe) for probe in shown], (height, width), 0),
+        maps=maps[: len(shown)],
     )
 
 

@@ -23,6 +23,14 @@ class Compute(BaseModel, extra="forbid", frozen=True):
     deterministic: bool = True
 
 
+class Interference(BaseModel, extra="forbid", frozen=True):
+    """What probes of cross-class interference are made, for each category: see `benchmarks/interference.py`."""
+
+    ratios: list[Annotated[float, Field(gt=0, lt=1)]] = Field([0.3, 0.5, 0.7], min_length=1)
+    patch: float = Field(0.1875, gt=0, le=0.5)  # sides of the patch as a share of the image's: 48 of 256 px
+    images: int = Field(100, ge=1)  # of each ratio, and with a patch
+
+
 class Executor(BaseModel, extra="forbid", frozen=True):
     """Where runs are executed: part of no fingerprint, so that changing it re-runs nothing."""
 
@@ -59,6 +67,7 @@ class Params(BaseModel, extra="forbid", frozen=True):
     pretrain: list[Name]
     conventions: list[Name] = Field(min_length=1)
     evaluate_every: int = Field(0, ge=0)  # epochs from one look at the test images to the next; 0: none
+    interference: Interference | None = None
     compute: Compute = Compute()
     executor: Executor = Executor()
 
@@ -82,8 +91,10 @@ def load(path: Path = Path("params.yaml")) -> Params:
         raise InputError(f"{path} is not valid YAML: {error}") from None
     except ValidationError as error:
         raise InputError("\n".join(f"{path}: {_explain(dict(entry))}" for entry in error.errors())) from None
-    for entry in ("methods", "datasets", "protocols", "seeds"):
-        listed = getattr(params, entry)
+    lists = {entry: getattr(params, entry) for entry in ("methods", "datasets", "protocols", "seeds")}
+    if params.interference:
+        lists["interference.ratios"] = params.interference.ratios
+    for entry, listed in lists.items():
         if len(set(listed)) < len(listed):
             raise InputError(f"{path}: `{entry}` lists something twice: {listed}. Remove the repetition.")
     return params
@@ -92,7 +103,7 @@ def load(path: Path = Path("params.yaml")) -> Params:
 def _explain(entry: dict[str, Any]) -> str:
     where = ".".join(map(str, entry["loc"])) or "the file"
     if entry["type"] == "extra_forbidden":
-        kinds: dict[str, type[BaseModel]] = {"compute": Compute, "executor": Executor}
+        kinds: dict[str, type[BaseModel]] = {"compute": Compute, "executor": Executor, "interference": Interference}
         known = kinds.get(str(entry["loc"][0]), Params).model_fields
         near = get_close_matches(where.rpartition(".")[2], known, 1)
         return f"there is no entry `{where}`; " + (

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -17,12 +19,14 @@ from typing import Any
 import numpy as np
 import platformdirs
 import torch
+from numpy.typing import NDArray
+from pydantic_core import to_jsonable_python
 
 import methods
-from benchmarks import datasets, protocols, store, trajectory
+from benchmarks import datasets, interference, protocols, store, trajectory
 from benchmarks.params import Compute
 from benchmarks.runs import Run
-from methods.base import Context, InputError, Progress
+from methods.base import Context, InputError, Method, Progress, Sample
 
 
 def execute(run: Run, device: str, threads: int, cache_gib: float) -> None:
@@ -71,23 +75,22 @@ def _execute(run: Run, device: str, cache_gib: float, say: Any) -> None:
     begun = time.perf_counter()
     method.fit(train, validation, context)
     fitted = time.perf_counter()
-    answers = list(method.predict(test, context))
+    scores, maps = _predict(run, method, test, context)
     predicted = time.perf_counter()
 
-    scores = np.array([answer.score for answer in answers], np.float32)
-    maps = np.stack([answer.anomaly_map.numpy() for answer in answers]).astype(np.float32)
-    if len(answers) != len(test) or maps.ndim != 3 or not (np.isfinite(scores).all() and np.isfinite(maps).all()):
-        raise ValueError(
-            f"{run.method}.predict gave {len(answers)} predictions for {len(test)} images, maps of shape {maps.shape}, "
-            f"{(~np.isfinite(scores)).sum()} scores and {(~np.isfinite(maps)).sum()} pixels that are no finite number"
-        )
     predictions, at = {}, 0
     for category, items in split.test.items():
         until = at + len(items)
         predictions[category] = ([item.key for item in items], scores[at:until], maps[at:until])
         at = until
+    probes: dict[str, tuple[list[str], np.ndarray, np.ndarray]] = {}
+    for category in split.test if run.interference else ():
+        drawn = interference.probes(dataset, category, **run.interference or {})
+        scores, maps = _predict(run, method, [interference.sample(dataset, probe) for probe in drawn], context)
+        pasted = sum(probe.kind == "cut_paste" for probe in drawn)  # these come first; of a mixture the score will do
+        probes[category] = ([probe.key for probe in drawn], scores, maps[:pasted].copy())
     record = {
-        "hyper_parameters": {name: getattr(method, name) for name in methods.hyper_parameters(type(method))},
+        "hyper_parameters": to_jsonable_python(asdict(method)),
         "paper": method.paper,
         "source": method.source,
         "deviations": list(method.deviations),
@@ -102,7 +105,27 @@ def _execute(run: Run, device: str, cache_gib: float, say: Any) -> None:
             "test_images_per_second": round(len(test) / (predicted - fitted), 3),
         },
     }
-    store.save(run, predictions, record)
+    store.save(run, predictions, record, probes)
+
+
+def _predict(
+    run: Run, method: Method, samples: Sequence[Sample], context: Context
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Scores (N,) and anomaly maps (N, h, w).
+
+    Raises:
+        ValueError: the method broke its contract.
+    """
+    answers = list(method.predict(samples, context))
+    scores = np.array([answer.score for answer in answers], np.float32)
+    maps = np.stack([answer.anomaly_map.numpy() for answer in answers]).astype(np.float32)
+    if len(answers) != len(samples) or maps.ndim != 3 or not (np.isfinite(scores).all() and np.isfinite(maps).all()):
+        raise ValueError(
+            f"{run.method}.predict gave {len(answers)} predictions for {len(samples)} images, maps of shape "
+            f"{maps.shape}, {(~np.isfinite(scores)).sum()} scores and {(~np.isfinite(maps)).sum()} pixels that are no "
+            "finite number"
+        )
+    return scores, maps
 
 
 def _provenance(device: str) -> dict[str, Any]:

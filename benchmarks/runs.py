@@ -38,6 +38,7 @@ class Run:
     compute: dict[str, Any]
     evaluate_every: int
     fingerprint_parts: dict[str, str]
+    interference: dict[str, Any] | None = None  # settings of the probes; None: none are made
 
     @property
     def group(self) -> str:
@@ -83,18 +84,24 @@ def expand(params: Params) -> Iterator[Run | Unsupported]:
         InputError: whatever can be known before any training: an unknown method, hyper-parameter, data set or protocol,
             a data set that is missing or broken, weights that are missing or belong to another architecture.
     """
-    from benchmarks import datasets, protocols
+    from benchmarks import datasets, interference, protocols
 
     loaded = {d: datasets.load(d, params.roots.get(d), params.categories.get(d)) for d in params.datasets}
     for dataset in loaded.values():
         dataset.check()
+        if params.interference:
+            interference.check(dataset)
     # Reading a revision looks at every file; runs share them.
     revision = cache(lambda name, categories: loaded[name].revision(categories))
     _check_budget(params)
     for variant in params.methods:
         method, of_variant, variant_parts = _variant(variant, params)
         for name, dataset in loaded.items():
-            code = digest(sources(type(dataset).__module__) | sources(protocols.__name__))
+            shared = {"data code": digest(sources(type(dataset).__module__) | sources(protocols.__name__))}
+            settings = params.interference.model_dump() if params.interference else None
+            if settings:  # a probe shows other categories too, so all images of the data set decide it
+                of_probes = [settings, revision(name, dataset.categories), sources(interference.__name__)]
+                shared["interference"] = digest(of_probes)
             for protocol in params.protocols:
                 if reason := method.unsupported(name, protocol):
                     yield Unsupported(variant, name, protocol, reason)
@@ -110,10 +117,11 @@ def expand(params: Params) -> Iterator[Run | Unsupported]:
                         protocol=protocol,
                         split=split.name,
                         seed=seed,
+                        interference=settings,
                         fingerprint_parts=variant_parts
+                        | shared
                         | {
                             "data": digest([revision(name, tuple(split.test)), keys]),
-                            "data code": code,
                             "run": f"{variant}-{name}-{protocol}/{split.name}-seed{seed}",
                         },
                     )
@@ -166,9 +174,19 @@ def _variant(variant: str, params: Params) -> tuple[type[Method], dict[str, Any]
         "teacher": teachers.digest(teacher, weights) if teacher else "none",
         "compute": digest(compute),
     }
+    if folders := [value for value in asdict(instance).values() if isinstance(value, Path)]:
+        parts["folders"] = digest([_contents(folder) for folder in folders])
     if params.evaluate_every:
         parts["evaluate_every"] = digest(params.evaluate_every)
     return method, fields, parts
+
+
+def _contents(folder: Path) -> list[tuple[str, str]]:
+    """Name and hash of every file in a folder that a hyper-parameter names."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    if not files:
+        raise InputError(f"params.yaml: the folder {folder} is absent or empty. Correct the path.")
+    return [(str(p.relative_to(folder)), hashlib.blake2b(p.read_bytes(), digest_size=16).hexdigest()) for p in files]
 
 
 def sources(module: str) -> dict[str, str]:

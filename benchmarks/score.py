@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from benchmarks import datasets, details, store
+from benchmarks import datasets, details, interference, store
 from benchmarks.datasets.base import Dataset, Item, Truth
+from benchmarks.interference import Probe
 from benchmarks.metrics import detection, localization
 from benchmarks.metrics.conventions import CONVENTIONS, Convention, fit_maps, fit_masks
 from benchmarks.metrics.detection import UndefinedMetric
@@ -21,6 +22,7 @@ COLUMNS = [
     "variant", "method", "dataset", "protocol", "category", "seed", "subset", "metric", "convention", "selection",
     "teacher", "value", "reason", "images", "anomalous", "fingerprint", "record",
 ]  # fmt: skip
+PROBE_COLUMNS = [column for name in COLUMNS for column in (["probe", "ratio"] if name == "subset" else [name])]
 IMAGE_METRICS: dict[str, Callable[..., float]] = {
     "image_auroc": detection.auroc,
     "image_ap": detection.average_precision,
@@ -36,10 +38,13 @@ class Cell(NamedTuple):
     keys: list[str]
     scores: np.ndarray  # (N,)
     maps: np.ndarray  # (N, h, w)
+    probes: Cell | None = None  # the same of the category's probes, if any were made, but with maps of the first only
 
 
 def score_group(group: str, runs: Sequence[Run], conventions: Sequence[str]) -> None:
-    """Score every run of a group; writes `scores/GROUP.csv` and `details/GROUP/` (see results/README.md).
+    """Score every run of a group; writes `scores/GROUP.csv`, `interference/GROUP.csv` and `details/GROUP/`.
+
+    results/README.md describes them.
 
     Raises:
         InputError: a convention is unknown, or an image that was predicted is no longer in the data set.
@@ -50,6 +55,7 @@ def score_group(group: str, runs: Sequence[Run], conventions: Sequence[str]) -> 
     shutil.rmtree(details.folder(group), ignore_errors=True)
     details.folder(group).mkdir(parents=True)
     rows: list[dict[str, Any]] = []
+    probe_rows: list[dict[str, Any]] = []
     cells = [cell for run in runs for cell in _cells(run)]
     for category in dict.fromkeys(cell.about["category"] for cell in cells):
         of_category = [cell for cell in cells if cell.about["category"] == category]
@@ -59,14 +65,26 @@ def score_group(group: str, runs: Sequence[Run], conventions: Sequence[str]) -> 
         rows += _rows(truths, of_category, [CONVENTIONS[name] for name in conventions])
         for cell in of_category:
             details.write(details.folder(group), cell.about, items, truths, cell.scores, cell.maps)
-    target = store.RESULTS / "scores" / f"{group}.csv"
+        if settings := runs[0].interference:
+            drawn = interference.probes(dataset, category, **settings)
+            probed = [cell.probes for cell in of_category if cell.probes]
+            probe_rows += _probe_rows(dataset, drawn, probed, truths, of_category)
+            for cell in probed:
+                details.write_composites(details.folder(group), cell.about, dataset, drawn, cell.maps)
+    _write("scores", group, rows, COLUMNS)
+    _write("interference", group, probe_rows, PROBE_COLUMNS)
+
+
+def _write(folder: str, group: str, rows: list[dict[str, Any]], columns: list[str]) -> None:
+    target = store.RESULTS / folder / f"{group}.csv"
     target.parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows, columns=COLUMNS).to_csv(target, index=False)
+    pd.DataFrame(rows, columns=columns).to_csv(target, index=False)
 
 
 def _cells(run: Run) -> Iterator[Cell]:
     folder = store.result_dir(run)
     record, predictions = store.load(folder)
+    probes = store.load_probes(folder)
     names = ("variant", "method", "dataset", "protocol", "seed", "selection", "fingerprint")
     teacher = record.get("teacher")
     about = {name: record[name] for name in names} | {
@@ -74,7 +92,9 @@ def _cells(run: Run) -> Iterator[Cell]:
         "record": str(folder / "record.json"),
     }
     for category, (keys, scores, maps) in predictions.items():
-        yield Cell(about | {"category": category}, keys, scores, maps)
+        of_cell = about | {"category": category}
+        of_probes = Cell(of_cell, *probes[category]) if category in probes else None
+        yield Cell(of_cell, keys, scores, maps, of_probes)
 
 
 def _items(dataset: Dataset, category: str, keys: Sequence[str]) -> list[Item]:
@@ -139,6 +159,37 @@ def _spro_rows(truths: Sequence[Truth], cells: Sequence[Cell], convention: Conve
     for cell in cells:
         named = {"metric": "spro", "convention": convention.describe(cell.maps.shape[1:])}
         yield cell.about | named | _value(convention.aupro, fit_maps(cell.maps, size), prepared)
+
+
+def _probe_rows(
+    dataset: Dataset,
+    drawn: Sequence[Probe],
+    probed: Sequence[Cell],
+    truths: Sequence[Truth],
+    cells: Sequence[Cell],
+) -> Iterator[dict[str, Any]]:
+    """Probes of each kind and ratio against the category's normal test images; a patch against the rest of its image.
+
+    Raises:
+        InputError: these are not the probes that were predicted.
+    """
+    normal = np.array([not truth.anomalous for truth in truths])
+    for cell in probed:
+        if cell.keys != [probe.key for probe in drawn]:
+            raise InputError(f"{cell.about['record']}: other probes were predicted than now asked for; `dvc repro`.")
+    for kind, ratio in dict.fromkeys((probe.kind, probe.ratio) for probe in drawn):
+        chosen = [i for i, probe in enumerate(drawn) if (probe.kind, probe.ratio) == (kind, ratio)]
+        about = {"probe": kind, "ratio": ratio, "anomalous": len(chosen)}
+        labels = np.repeat([False, True], [normal.sum(), len(chosen)])
+        named = {"metric": "image_auroc", "convention": "against normal test images", "images": len(labels)}
+        for cell, of_probes in zip(cells, probed, strict=True):
+            scores = np.concatenate([cell.scores[normal], of_probes.scores[chosen]])
+            yield cell.about | about | named | _value(detection.auroc, labels, scores)
+        if kind == "cut_paste":
+            pasted = [Truth(True, interference.mask(dataset, drawn[i]), (), kind) for i in chosen]
+            found = [cell._replace(scores=cell.scores[chosen], maps=cell.maps[chosen]) for cell in probed]
+            for row in _pixel_rows(pasted, found, CONVENTIONS["default"]):
+                yield about | {"images": len(chosen)} | row
 
 
 def _value(compute: Callable[..., float], *arguments: Any) -> dict[str, Any]:

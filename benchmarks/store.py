@@ -14,12 +14,15 @@ import time
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import psutil
 
 from benchmarks.runs import Run
+
+# By category: the images' keys (N,), their scores (N,) and the anomaly maps (N, h, w); of probes, of the first M only.
+Predictions: TypeAlias = Mapping[str, tuple[Sequence[str], np.ndarray, np.ndarray]]
 
 RESULTS = Path("results")
 SCHEMA = 1
@@ -73,21 +76,21 @@ def read_json(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def save(
-    run: Run, predictions: Mapping[str, tuple[Sequence[str], np.ndarray, np.ndarray]], record: Mapping[str, Any]
-) -> None:
+def save(run: Run, predictions: Predictions, record: Mapping[str, Any], probes: Predictions | None = None) -> None:
     """Store a finished run in its scratch folder, the record last.
 
     Args:
-        predictions: by category: the images' keys (N,), scores (N,) and anomaly maps (N, h, w).
+        predictions: of the test images.
         record: what else `record.json` must say; see results/README.md.
+        probes: of the probes of cross-class interference, if the run makes any.
     """
     partial = scratch_dir(run) / "partial"
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for category, (_, scores, maps) in predictions.items():
-        np.save(partial / f"{category}.scores.npy", np.asarray(scores, np.float32))
-        np.save(partial / f"{category}.maps.npy", np.asarray(maps, np.float32))
+    _write(partial, predictions)
+    if probes:
+        _write(partial / "interference", probes)
+        listed = {category: {"keys": list(keys), "maps": len(maps)} for category, (keys, _, maps) in probes.items()}
+        record = {**record, "interference": listed}
     write_json(
         partial / "record.json",
         {
@@ -101,6 +104,13 @@ def save(
     )
     shutil.rmtree(scratch_dir(run) / "result", ignore_errors=True)
     partial.replace(scratch_dir(run) / "result")
+
+
+def _write(folder: Path, predictions: Predictions) -> None:
+    folder.mkdir(parents=True)
+    for category, (_, scores, maps) in predictions.items():
+        np.save(folder / f"{category}.scores.npy", np.asarray(scores, np.float32))
+        np.save(folder / f"{category}.maps.npy", np.asarray(maps, np.float32))
 
 
 def collect(run: Run) -> None:
@@ -123,19 +133,32 @@ def load(folder: Path) -> tuple[dict[str, Any], dict[str, tuple[list[str], np.nd
     record = read_json(folder / "record.json")
     if record is None or record.get("schema") != SCHEMA:
         raise ValueError(f"{folder}/record.json is missing, damaged or not of schema {SCHEMA}")
+    return record, _read(folder, record["categories"])
+
+
+def load_probes(folder: Path) -> dict[str, tuple[list[str], np.ndarray, np.ndarray]]:
+    """The probes of a stored run as `load` gives its test images, but with maps of the first M only; empty if none.
+
+    Raises:
+        ValueError: as `load`.
+    """
+    return _read(folder / "interference", (read_json(folder / "record.json") or {}).get("interference", {}))
+
+
+def _read(folder: Path, listed: Mapping[str, Any]) -> dict[str, tuple[list[str], np.ndarray, np.ndarray]]:
     predictions = {}
-    for category, entry in record["categories"].items():
-        arrays = []
-        for kind in ("scores", "maps"):
+    for category, entry in listed.items():
+        keys, arrays = entry["keys"], []
+        for kind, count in (("scores", len(keys)), ("maps", entry.get("maps", len(keys)))):
             path = folder / f"{category}.{kind}.npy"
             try:
                 arrays.append(np.load(path, mmap_mode="r"))
             except (OSError, ValueError, EOFError) as error:
                 raise ValueError(f"{path} is missing or damaged: {error}") from None
-            if len(arrays[-1]) != len(entry["keys"]):
-                raise ValueError(f"{path} holds {len(arrays[-1])} images, the record names {len(entry['keys'])}")
-        predictions[category] = (entry["keys"], arrays[0], arrays[1])
-    return record, predictions
+            if len(arrays[-1]) != count:
+                raise ValueError(f"{path} holds {len(arrays[-1])} images, the record names {count}")
+        predictions[category] = (keys, arrays[0], arrays[1])
+    return predictions
 
 
 def status(run: Run) -> Status:
@@ -145,6 +168,7 @@ def status(run: Run) -> Status:
         if record is not None and record.get("fingerprint") == run.fingerprint:
             try:
                 load(folder)
+                load_probes(folder)
             except ValueError as error:
                 return Status(State.STALE, str(error))
             return Status(State.DONE)

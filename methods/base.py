@@ -45,8 +45,8 @@ class Prediction(NamedTuple):
 class Progress(NamedTuple):
     """One report from a running method."""
 
-    phase: Literal["fit", "predict"]
-    done: int  # epochs in fit, images in predict
+    phase: Literal["amplify", "fit", "predict"]  # amplify: of a teacher, before the fit
+    done: int  # epochs, or images in predict
     total: int
     terms: Mapping[str, float] = {}  # loss terms of the epoch, by name
 

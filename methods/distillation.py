@@ -10,7 +10,7 @@ import hashlib
 import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -103,6 +103,7 @@ class Distillation(Method):
         inputs = _Inputs(self, train, context, pictures)
         trained, held_out = self._hold_out(len(train), bool(validation))
 
+        self.calibrate([])
         training.seed(context.seed, 0)
         self.student_ = self.build_student(teacher).to(device)
         self.parameters_ = {
@@ -123,7 +124,7 @@ class Distillation(Method):
             return further.pairs(range(len(validation))) if further else inputs.pairs(held_out or trained)
 
         identity = [
-            asdict(self),
+            str(self),
             context.seed,
             context.judge_every,
             teacher.digest,

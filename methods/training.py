@@ -122,6 +122,7 @@ def reproducible(context: Context) -> None:
     if context.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(context.deterministic)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # it finds bugs, and costs a pass over all new memory
     torch.backends.cudnn.deterministic = context.deterministic
     torch.backends.cudnn.benchmark = not context.deterministic
 

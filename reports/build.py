@@ -36,6 +36,15 @@ COLUMNS = [
     "fingerprint",
     "record",
 ]
+SOURCES = (
+    "cells",
+    "protocols",
+    "interference",
+    "details",
+    "composites",
+    "losses",
+    "trajectory",
+)  # what `from` in a spec may name
 log = logging.getLogger(__name__)
 
 
@@ -57,18 +66,27 @@ def build(results: Path, out: Path, specs: Path = SPECS) -> Path:
     plan = read_plan(results, problems)
     _compare(scores, records, plan, problems)
     cells = tables.aggregate(tables.with_subset_mean(scores), plan)
+    sources = {
+        "cells": cells,
+        "protocols": tables.aggregate(tables.one_against_multi_class(scores), plan),
+        "interference": tables.aggregate(read_scores(results, problems, "interference"), plan),
+        "details": details,
+        "losses": training(records, "terms"),
+        "trajectory": training(records, "measured").query("phase == '' and name != 'validation'"),
+        "composites": details.assign(arrays=details.composites)[details.composites.notna()],
+    }
     for part in ("tables", "figures"):
         shutil.rmtree(out / part, ignore_errors=True)
     shown: list[tables.Table | page.Picture] = []
     for name, spec in read_specs(specs, problems):
-        data = details if spec.get("from") == "details" else cells
         try:
+            data = sources[spec.get("from", "cells")]
             unknown = tables.chosen(data, spec)[1] if len(data) else []
             problems += [f"{specs.name}/{name}.yaml: {sentence}." for sentence in unknown]
             if "figure" in spec:
                 shown += _figures(name, spec, data, out / "figures", problems)
             else:
-                shown += _tables(name, spec, cells, records, out / "tables")
+                shown += _tables(name, spec, data, records, out / "tables")
         except Exception as error:  # a spec is a plug-in: whatever fails in it must not cost the other specs' output
             log.debug("spec %s", name, exc_info=True)
             problems.append(f"{specs.name}/{name}.yaml: nothing drawn: {_say(error)}.")
@@ -111,12 +129,17 @@ def _say(error: Exception) -> str:
     return what if type(error) is ValueError else f"{type(error).__name__}: {what}"
 
 
-def read_scores(results: Path, problems: list[str]) -> pd.DataFrame:
-    """All tidy rows of `scores/*.csv`, with those left out that no table could use."""
+def read_scores(results: Path, problems: list[str], folder: str = "scores") -> pd.DataFrame:
+    """All tidy rows of `scores/*.csv` or `interference/*.csv`, with those left out that no table could use.
+
+    The subset of test images that a probe's row is about is named by the probe and its ratio, such as "mixup 0.3".
+    """
     parts = []
-    for path in sorted((results / "scores").glob("*.csv")):
+    for path in sorted((results / folder).glob("*.csv")):
         try:
             rows = pd.read_csv(path, dtype=str, keep_default_na=False)  # a category may be called "nan"
+            if folder == "interference":
+                rows["subset"] = rows.probe + " " + rows.ratio
             if lacking := [column for column in COLUMNS if column not in rows]:
                 raise ValueError(f"column {', '.join(lacking)} is missing")
             rows["seed"] = rows.seed.astype(int)
@@ -125,9 +148,11 @@ def read_scores(results: Path, problems: list[str]) -> pd.DataFrame:
             if len(outside):
                 raise ValueError(f"{outside.metric.iloc[0]} = {outside.value.iloc[0]} is outside [0, 1]")
         except (ValueError, OSError) as error:
-            problems.append(f"scores/{path.name} was left out: {_say(error)}. Run the score stage again.")
+            problems.append(f"{folder}/{path.name} was left out: {_say(error)}. Run the score stage again.")
             continue
         parts.append(rows)
+    if not parts and folder == "interference":  # nobody asked for probes
+        return pd.DataFrame(columns=COLUMNS)
     if not parts:
         problems.append(f"There are no scores in {results.name}/scores, so there are no tables. Run `dvc repro` first.")
         return pd.DataFrame(columns=COLUMNS)
@@ -163,18 +188,39 @@ def read_records(results: Path, problems: list[str]) -> list[dict[str, Any]]:
     return records
 
 
+def training(records: Sequence[Mapping[str, Any]], kind: str) -> pd.DataFrame:
+    """One row per run, epoch and loss term ("terms") or measurement ("measured").
+
+    `phase` is empty for the history of the record itself, and the name of an entry that has one of its own.
+    """
+    columns = ["variant", "dataset", "protocol", "split", "seed"]
+    rows = [
+        {**{name: record[name] for name in columns}, "phase": phase, "epoch": epoch["epoch"],
+         "name": name, "value": value}
+        for record in records
+        for phase, part in {"": record, **record}.items()
+        if isinstance(part, Mapping)
+        for epoch in part.get("history", ())
+        for name, value in epoch.get(kind, {}).items()
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=[*columns, "phase", "epoch", "name", "value"])
+
+
 def read_details(results: Path, problems: list[str]) -> pd.DataFrame:
-    """One row for each `details/GROUP/CATEGORY-seedK.json`: its cell, the parsed file, and the path of its arrays."""
+    """One row for each `details/GROUP/CATEGORY-seedK.json`: its cell, the parsed file, and the paths of its arrays."""
     rows = []
     for path in sorted((results / "details").glob("*/*.json")):
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             cell = {name: found[name] for name in ("variant", "dataset", "protocol", "category", "seed")}
             arrays = path.with_suffix(".npz")
-            rows.append({**cell, "details": found, "arrays": arrays if arrays.exists() else None})
+            composites = path.with_suffix(".composites.npz")
+            files = {"arrays": arrays, "composites": composites}
+            rows.append({**cell, "details": found, **{n: f if f.exists() else None for n, f in files.items()}})
         except (ValueError, KeyError, TypeError, OSError) as error:
             problems.append(f"{path.relative_to(results)} was left out: {_say(error)}. Run the score stage again.")
-    return pd.DataFrame(rows, columns=["variant", "dataset", "protocol", "category", "seed", "details", "arrays"])
+    columns = ["variant", "dataset", "protocol", "category", "seed", "details", "arrays", "composites"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def read_plan(results: Path, problems: list[str]) -> dict[tuple[str, str, str], dict[str, Any]]:
@@ -203,8 +249,10 @@ def read_specs(folder: Path, problems: list[str]) -> list[tuple[str, dict[str, A
             needed = {"title", "each"} | ({"figure", "from"} if "figure" in (spec or {}) else {"rows", "columns"})
             if lacking := sorted(needed - set(spec or {})):
                 raise ValueError(f"{', '.join(lacking)} is missing")
-            if unknown := sorted(set(spec) - needed - {"order", "where"}):
+            if unknown := sorted(set(spec) - needed - {"order", "where", "from"}):
                 raise ValueError(f"it has no use for {', '.join(unknown)}")
+            if spec.get("from", "cells") not in SOURCES:
+                raise ValueError(f"`from` is '{spec['from']}'; it may be {', '.join(SOURCES)}")
             if wrong := [
                 name
                 for name in (*spec["each"], spec.get("rows"), spec.get("columns"))

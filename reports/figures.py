@@ -1,7 +1,8 @@
 """One function per figure; a spec finds it by its name and hands it the rows to draw.
 
 Figures from `cells` get the rows of `tables.aggregate`; figures from `details` get one row per category and seed, with
-the parsed file in `details` and the path of its arrays in `arrays`. Within a figure every variant has its own colour
+the parsed file in `details` and the path of its arrays in `arrays`; those from `losses` and
+`trajectory` get one row per epoch and term or metric of every run. Within a figure every variant has its own colour
 and its own hatch or dash, so that it can be read in greyscale and by the colour-blind.
 """
 
@@ -22,7 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from reports.tables import IDENTITY, MEAN, labels
+from reports.tables import DIFFERENCE, IDENTITY, MEAN, METRICS, PROTOCOLS, Cell, labels
 
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -40,6 +41,7 @@ STYLE: dict[Any, Any] = {
     "pdf.fonttype": 42,
 }
 HATCHES = ["", "///", "...", "xx", "\\\\\\", "++", "oo", "--"]
+MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
 DASHES = ["-", "--", "-.", ":", (0, (6, 1)), (0, (1, 1, 4, 1)), (0, (8, 3)), (0, (3, 1, 1, 1))]
 
 
@@ -124,6 +126,81 @@ def bars(data: pd.DataFrame) -> Figure:
         axis.set_xticks(range(len(protocols)), protocols)
         axis.set_axisbelow(True)
         axis.grid(axis="y", color="#dddddd", linewidth=0.6)
+    _legend(figure, axes, names)
+    return figure
+
+
+def dumbbells(data: pd.DataFrame) -> Figure:
+    """One-class (open) and multi-class (filled) by category, a panel for each variant; whiskers over seeds.
+
+    All panels have one scale, and the largest loss by learning all categories at once stands on top.
+    """
+    data = data[[bool(cell.values) for cell in data.cell]]
+    data = data.assign(name=labels(data[IDENTITY["variant"]]), value=[100 * cell.mean for cell in data.cell])
+    lost = data[data.protocol == DIFFERENCE].groupby("category").value.mean().sort_values(ascending=False)
+    if lost.empty:
+        raise ValueError("no category has a value under both protocols")
+    rows = [*(name for name in lost.index if name != MEAN), *(name for name in lost.index if name == MEAN)]
+    names = sorted(data.name[data.protocol == DIFFERENCE].unique())
+    figure, axes = _panels(len(names), 4, 2.5, 0.7 + 0.24 * len(rows))
+    low = data.value[data.protocol != DIFFERENCE].min()
+    for axis, name, colour in zip(axes, names, _colours(names), strict=True):
+        of_name = data[data.name == name].pivot(index="category", columns="protocol", values="cell")
+        for height, category in enumerate(rows):
+            cells = [of_name.at[category, p] if category in of_name.index else None for p in PROTOCOLS[:2]]
+            found = [cell for cell in cells if isinstance(cell, Cell)]
+            axis.plot([100 * c.mean for c in found], [height] * len(found), color=colour, lw=2.2, zorder=1)
+            for cell, protocol in zip(cells, PROTOCOLS, strict=False):
+                if isinstance(cell, Cell):
+                    axis.errorbar(
+                        [100 * cell.mean],
+                        [height],
+                        xerr=[100 * cell.std],
+                        fmt="o",
+                        ms=5,
+                        color="#222222",
+                        mfc="white" if protocol == "one_class" else "#222222",
+                        lw=0.8,
+                        label=protocol if category == rows[0] else None,
+                    )
+        axis.set(title=name, xlim=(low - 3, 101.5), ylim=(-0.6, len(rows) - 0.4))
+        axis.set_yticks(range(len(rows)), rows)
+        axis.set_axisbelow(True)
+        axis.grid(axis="x", color="#dddddd", linewidth=0.6)
+    _legend(figure, axes, PROTOCOLS[:2])
+    return figure
+
+
+def mixtures(data: pd.DataFrame) -> Figure:
+    """How well mixtures of two categories are found, against the share of the category under test; whiskers over seeds.
+
+    A panel for each protocol, a line for each variant.
+    """
+    data = data[[subset.startswith("mixup ") and bool(cell.values) for subset, cell in data[["subset", "cell"]].values]]
+    if data.empty:
+        raise ValueError("no mixture has been scored")
+    ratio = data.subset.str.removeprefix("mixup ").astype(float)
+    data = data.assign(name=labels(data[IDENTITY["variant"]]), ratio=ratio).sort_values("ratio")
+    names, protocols = sorted(data.name.unique()), sorted(data.protocol.unique())
+    figure, axes = _panels(len(protocols), 4, 3.2, 2.9)
+    for axis, protocol in zip(axes, protocols, strict=True):
+        for place, (name, colour) in enumerate(zip(names, _colours(names), strict=True)):
+            rows = data[(data.protocol == protocol) & (data.name == name)]
+            axis.errorbar(
+                rows.ratio,
+                [100 * cell.mean for cell in rows.cell],
+                yerr=[100 * cell.std for cell in rows.cell],  # NaN with one seed, which draws no whisker
+                color=colour,
+                marker=MARKERS[place % len(MARKERS)],
+                linestyle=DASHES[place % len(DASHES)],
+                capsize=2.5,
+                lw=1.3,
+                label=name,
+            )
+        axis.axhline(50, color="#bbbbbb", lw=0.8, zorder=0)  # chance
+        axis.set(title=protocol, xticks=sorted(data.ratio.unique()), ylim=(0, 103))
+    figure.supxlabel("share of the category under test in the mixture", fontsize=9)
+    figure.supylabel("percent", fontsize=9)
     _legend(figure, axes, names)
     return figure
 
@@ -227,6 +304,45 @@ def _curves(data: pd.DataFrame, kind: str, upward: str, xlabel: str, ylabel: str
     return figure
 
 
+def losses(data: pd.DataFrame) -> Figure:
+    """Loss terms by epoch, a panel for each variant and phase of its training; mean and deviation over its runs."""
+    data = data[data.value > 0]
+    # A phase other than the last one, such as the amplification of a teacher, has a panel of its own.
+    panels = list(data.groupby(["variant", "phase"]))
+    figure, axes = _panels(len(panels), 3, 3.2, 2.7)
+    for axis, (key, part) in zip(axes, panels, strict=True):
+        sns.lineplot(part, x="epoch", y="value", hue="name", style="name", errorbar="sd", palette="colorblind", ax=axis)
+        axis.set(title=" · ".join(str(part) for part in key if part), yscale="log", xlabel="", ylabel="")
+        axis.legend(fontsize=6, title=None, ncols=1 + (part.name.nunique() > 4))
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    figure.supxlabel("epoch", fontsize=9)
+    figure.supylabel("weighted loss term", fontsize=9)
+    return figure
+
+
+def trajectory(data: pd.DataFrame) -> Figure:
+    """What was measured on the test images while training: the last epoch, which counts, beside the best, a diagnostic.
+
+    A panel for each metric, a line for each variant: mean and deviation over its runs.
+    """
+    panels = list(data.groupby("name", sort=False))
+    figure, axes = _panels(len(panels), 3, 3.2, 2.9)
+    for axis, (metric, part) in zip(axes, panels, strict=True):
+        named = {}
+        for variant, rows in part.groupby("variant"):
+            runs = rows.pivot(index="epoch", columns=["split", "seed"], values="value").sort_index()
+            named[variant] = f"{variant}: last {100 * runs.iloc[-1].mean():.1f}, best {100 * runs.max().mean():.1f}"
+        shown = part.assign(run=part.variant.map(named), percent=100 * part.value)
+        sns.lineplot(shown, x="epoch", y="percent", hue="run", style="run", markers=True, errorbar="sd",
+                     palette="colorblind", ax=axis)  # fmt: skip
+        axis.set(title=METRICS.get(str(metric), str(metric)), xlabel="", ylabel="")
+        axis.legend(fontsize=7, title=None)
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    figure.supxlabel("epoch", fontsize=9)
+    figure.supylabel("percent, mean over splits and seeds", fontsize=9)
+    return figure
+
+
 def qualitative(data: pd.DataFrame) -> Figure:
     """The same test images for every variant: image, truth, and each variant's map, of its first seed.
 
@@ -271,5 +387,6 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
 def _legend(figure: Figure, axes: Sequence[Axes], names: Sequence[str]) -> None:
     found = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     shown = [name for name in names if name in found]
-    columns = min(len(shown), 6)
+    # As many columns as the figure is wide; a legend wider than it would squeeze the panels.
+    columns = max(1, min(len(shown), 6, int(figure.get_figwidth() * 14 // (5 + max(map(len, shown), default=0)))))
     figure.legend([found[name] for name in shown], shown, loc="outside upper center", ncols=columns, handlelength=2.8)

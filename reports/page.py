@@ -95,13 +95,9 @@ def size(picture: Picture) -> tuple[int, int]:
 
 
 def terms(record: Mapping[str, Any]) -> dict[str, list[float]]:
-    """The loss history by term, without the bookkeeping of an epoch."""
-    names = dict.fromkeys(
-        name for epoch in record.get("history", ()) for name in epoch if name not in ("epoch", "seconds")
-    )
-    return {
-        name: [epoch[name] for epoch in record["history"] if isinstance(epoch.get(name), int | float)] for name in names
-    }
+    """The loss history by term."""
+    history = [epoch.get("terms", {}) for epoch in record.get("history", ())]
+    return {name: [epoch[name] for epoch in history] for name in (history[0] if history else ())}
 
 
 def polyline(values: Sequence[float], width: int = 240, height: int = 40) -> str:

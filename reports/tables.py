@@ -29,6 +29,8 @@ METRICS = {  # how they are written and in which order; a metric that is not her
 IMAGE_CONVENTION = "folder label"  # there is but one for image metrics, so it need not be said
 # What a facet really is: two conventions of a metric, or two selections of a variant, never share a column.
 IDENTITY = {"metric": ["metric", "convention"], "variant": ["variant", "selection", "teacher"]}
+DIFFERENCE = "difference"
+PROTOCOLS = ["one_class", "multi_class", DIFFERENCE]  # in the order of columns
 FACETS = ("dataset", "protocol", "subset", "metric", "variant", "category")
 BLOCK = ["dataset", "protocol", "subset", "metric", "convention"]
 UNFINISHED = "no finished run was scored"
@@ -96,6 +98,25 @@ def with_subset_mean(scores: pd.DataFrame) -> pd.DataFrame:
         subset = "mean of logical and structural"
         both.append({**pair.iloc[0], "subset": subset, "value": mean, "reason": "; ".join(reasons)})
     return pd.concat([scores, pd.DataFrame(both)], ignore_index=True) if both else scores
+
+
+def one_against_multi_class(scores: pd.DataFrame) -> pd.DataFrame:
+    """The rows of data sets that have both protocols, and, as one more protocol, their difference.
+
+    The difference is multi-class minus one-class, of the same cell and seed; below 0 where learning all categories at
+    once does harm. Empty where no cell has both.
+    """
+    key = [column for column in (*BLOCK, *IDENTITY["variant"], "category", "seed") if column != "protocol"]
+    of_protocol = [scores[scores.protocol == name] for name in PROTOCOLS[:2]]
+    both = of_protocol[0].merge(of_protocol[1], on=key, suffixes=("_one", ""))  # what is kept is of multi_class
+    both["value"] -= both.value_one
+    both["reason"] = [
+        "; ".join(f"{protocol}: {why}" for protocol, why in zip(PROTOCOLS, pair, strict=False) if why)
+        for pair in zip(both.reason_one, both.reason, strict=True)
+    ]
+    both["protocol"] = DIFFERENCE
+    kept = scores[scores.dataset.isin(both.dataset) & scores.protocol.isin(PROTOCOLS)]
+    return pd.concat([kept, both[scores.columns]], ignore_index=True) if len(both) else scores[:0]
 
 
 def aggregate(scores: pd.DataFrame, plan: Plan) -> pd.DataFrame:
@@ -258,9 +279,8 @@ def tables(
 
 def _order(names: pd.Series) -> list[str]:
     unique = list(dict.fromkeys(names))
-    metrics = list(METRICS.values())
-    rank = {metric: place for place, metric in enumerate(metrics)}
-    # Metrics by METRICS, everything else by name, the mean last.
+    rank = {name: place for place, name in enumerate([*METRICS.values(), *PROTOCOLS])}
+    # Metrics by METRICS, protocols by PROTOCOLS, everything else by name, the mean last.
     return sorted(unique, key=lambda n: (n == MEAN, rank.get(re.sub(r" \(.*", "", n), len(rank)), n))
 
 
@@ -269,11 +289,12 @@ def caption(part: pd.DataFrame, records: Sequence[Mapping[str, Any]]) -> list[st
     part = part[part.teacher != ""]  # a variant that has not run has nothing to tell
     seeds = sorted({seed for cell in part.cell for seed in cell.values})
     variants = dict(zip(labels(part[IDENTITY["variant"]]), part.variant, strict=True))
+    protocols = PROTOCOLS if DIFFERENCE in set(part.protocol) else set(part.protocol)
     of_variant = {
         label: [
             r
             for r in records
-            if r["variant"] == variant and r["dataset"] in set(part.dataset) and r["protocol"] in set(part.protocol)
+            if r["variant"] == variant and r["dataset"] in set(part.dataset) and r["protocol"] in protocols
         ]
         for label, variant in variants.items()
     }
@@ -283,6 +304,8 @@ def caption(part: pd.DataFrame, records: Sequence[Mapping[str, Any]]) -> list[st
     numbers = f"Percent; {spread}" + (f" (seeds {', '.join(map(str, seeds))})." if seeds else ".")
     if MEAN in set(part.category):
         numbers += " The mean averages the categories within each seed first."
+    if DIFFERENCE in set(part.protocol):
+        numbers += " The difference is multi-class minus one-class in points, taken within each seed first."
     said = [
         numbers,
         f"Teachers differ between variants: {teachers}." if "; " in teachers else f"Teacher: {teachers}.",

@@ -13,6 +13,7 @@ ORDER = [
     "metrics",
     "datasets",
     "protocols",
+    "interference",
     "trajectory",
     "params",
     "runs",
@@ -74,4 +75,4 @@ def test_no_module_of_benchmarks_escapes_the_order() -> None:
         for path in FILES
         if "benchmarks" in path.parts
     }
-    assert modules - set(ORDER) == {"__init__", "pretraining", "bench_metrics"}
+    assert modules - set(ORDER) == {"__init__", "pretraining", "bench_metrics", "bench_training"}

@@ -83,11 +83,17 @@ def test_a_single_training_image_works(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("how", [{"precision": "bfloat16"}, {"channels_last": True}, {"deterministic": False}])
-def test_every_way_to_compute_gives_nearly_the_same_maps(name: str, how: dict[str, Any]) -> None:
-    plain = predictions(create(name, epochs=1))
-    for answer, expected in zip(predictions(create(name, epochs=1), **how), plain, strict=True):
-        torch.testing.assert_close(answer.anomaly_map, expected.anomaly_map, rtol=0.2, atol=0.05)
+@pytest.mark.parametrize(
+    ("how", "least"),
+    [({"precision": "bfloat16"}, 0.7), ({"channels_last": True}, 0.99), ({"deterministic": False}, 0.99)],
+)
+def test_every_way_to_compute_gives_nearly_the_same_maps(name: str, how: dict[str, Any], least: float) -> None:
+    plain, other = (
+        torch.stack([answer.anomaly_map.flatten() for answer in predictions(create(name, epochs=1), **way)])
+        for way in ({}, how)
+    )
+    assert torch.corrcoef(torch.stack([plain.flatten(), other.flatten()]))[0, 1] > least
+    assert other.std() == pytest.approx(plain.std().item(), rel=0.5)
 
 
 @pytest.mark.parametrize("name", METHODS)

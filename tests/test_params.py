@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import methods
 from benchmarks import params
 from methods.base import InputError
 
@@ -29,7 +30,11 @@ def load(tmp_path: Path, **changes: object) -> params.Params:
 
 @pytest.mark.parametrize("suite", SUITES, ids=lambda path: path.stem)
 def test_every_suite_is_valid_and_bears_its_file_name(suite: Path) -> None:
-    assert params.load(suite).suite == suite.stem
+    loaded = params.load(suite)
+    assert loaded.suite == suite.stem
+    for name in loaded.methods:
+        variant = loaded.variants.get(name)
+        methods.create(variant.method if variant else name, **(variant.overrides if variant else {}))
 
 
 def test_a_variant_is_a_method_with_some_hyper_parameters_overridden(tmp_path: Path) -> None:
@@ -44,6 +49,10 @@ def test_a_variant_is_a_method_with_some_hyper_parameters_overridden(tmp_path: P
         ({"executor": {"job": 2}}, "did you mean `jobs`?"),
         ({"executor": {"name": "cloud"}}, "executor.name"),
         ({"compute": {"precision": "float8"}}, "it is 'float8'"),
+        ({"interference": {"ratio": [0.5]}}, "did you mean `ratios`?"),
+        ({"interference": {"ratios": [1.5]}}, "it is 1.5"),
+        ({"interference": {"ratios": [0.5, 0.5]}}, "`interference.ratios` lists something twice"),
+        ({"interference": {"patch": 0.6}}, "it is 0.6"),
         ({"seeds": []}, "`seeds`"),
         ({"seeds": [1, 1]}, "`seeds` lists something twice: [1, 1]"),
         ({"methods": ["My-Method"]}, "it is 'My-Method'"),

@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 
 from reports import tables
-from reports.build import build
+from reports.build import build, training
+from reports.figures import trajectory
 
 SHORT = {
     "title": "{metric} {dataset} {protocol} {subset}",
@@ -86,9 +87,15 @@ def record(
         "categories": {},
         "fingerprint": f"f{seed}",
         "fingerprint_parts": {"sources": "s"},
-        "history": [{"epoch": e, "seconds": 1.0, "loss": 1 / (e + 1)} for e in range(5)],
+        "history": [
+            {"epoch": e, "seconds": 1.0, "terms": {"loss": 1 / (e + 1)}, "measured": measured(e)} for e in range(1, 6)
+        ],
         "provenance": {"git_commit": "c" * 40, "git_dirty": False, "device": "cpu", "versions": {"torch": "2"}},
     } | other
+
+
+def measured(epoch: int) -> dict[str, float]:
+    return {"image_auroc": [0.7, 0.9, 0.8][epoch // 2 - 1]} if epoch in (2, 4) else {}
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -276,9 +283,21 @@ def test_teachers_that_differ_are_named(tmp_path: Path) -> None:
     assert f"Teachers differ between variants: fd: resnet18 (ImageNet-1k); rd: {TEACHER}." in text
 
 
+def test_training_is_told_by_epoch_and_term_and_the_best_epoch_on_the_test_images_only_beside_the_last() -> None:
+    stage = {"history": [{"epoch": 1, "terms": {"focal": 2.0}, "measured": {"pixel_ap": 0.1}}]}
+    rows = training([record("rd", "one_class", "cog", 0, amplification=stage)], "terms")
+    assert rows[rows.phase == ""].value.tolist() == [1 / (epoch + 1) for epoch in range(1, 6)]
+    assert rows[rows.phase == "amplification"][["epoch", "name", "value"]].values.tolist() == [[1, "focal", 2.0]]
+    course = training([record("rd", "one_class", "cog", 0)], "measured")
+    assert course[["epoch", "value"]].values.tolist() == [[2, 0.7], [4, 0.9]]
+    (axis,) = trajectory(course.assign(value=[0.9, 0.7])).axes
+    (label,) = [text.get_text() for text in axis.get_legend().get_texts()]
+    assert label == "rd: last 70.0, best 90.0"
+
+
 def test_every_figure_exists_as_png_and_pdf(report: Path) -> None:
     names = {path.name.split("-")[0] for path in (report / "figures").glob("*.png")}
-    assert names == {"bars", "heat_map", "histograms", "roc", "pro", "qualitative"}
+    assert names == {"bars", "heat_map", "histograms", "roc", "pro", "qualitative", "dumbbells", "losses", "trajectory"}
     assert all(path.with_suffix(".pdf").exists() for path in (report / "figures").glob("*.png"))
 
 

@@ -124,6 +124,22 @@ def test_a_changed_image_makes_the_runs_of_its_category_stale(
     assert set.union(*changed.values()) == {"data"}
 
 
+def test_a_changed_file_in_a_folder_that_a_hyper_parameter_names_makes_its_runs_stale(
+    expand: Callable[..., list[Run]], tmp_path: Path
+) -> None:
+    textures = tmp_path / "textures"
+    textures.mkdir()
+    suite: dict[str, Any] = {"methods": ["aand"], "hyper_parameters": {"teacher": "test_resnet.untrained"}}
+    suite["variants"] = {"aand": {"method": "aand", "texture_folder": str(textures)}}
+    with pytest.raises(InputError, match="absent or empty"):
+        expand(**suite)
+    (textures / "bark.png").write_bytes(b"bark")
+    before = expand(**suite)
+    assert not parts_that_differ(before, expand(**suite))
+    (textures / "bark.png").write_bytes(b"wood")
+    assert set(map(frozenset, parts_that_differ(before, expand(**suite)).values())) == {frozenset({"folders"})}
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

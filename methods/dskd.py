@@ -1,0 +1,213 @@
+"""DSKD, contextual affinity distillation: a local student for structural anomalies, a global one for logical anomalies.
+
+The local student is that of reverse distillation. The global student restores the teacher's features from a code
+without positions, so that it must know the whole image; it is compared with the teacher by how each of its features
+relates to all of the teacher's (the contextual affinity), which forgives that it restores details only roughly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from methods.anomaly_maps import cosine_distance, resize
+from methods.base import InputError
+from methods.decoders import Blocks, Decoder, OneClassBottleneck, ReverseStudent, initialise, residual_stage
+from methods.distillation import Distillation
+from methods.rd import BLUR
+from methods.teachers import Teacher
+
+# Of the affinities of a batch, how many are in memory at a time: on a CPU what its cache holds, on a GPU 256 MiB.
+AFFINITIES = {"cpu": 2**21, "cuda": 2**26}
+
+
+@dataclass(kw_only=True, eq=False)
+class DSKD(Distillation):
+    """Dual-student knowledge distillation.
+
+    Attributes:
+        local_loss, global_loss: what each student learns by and is compared with: "pixel", the cosine distance at each
+            position (equations 1 and 2), or "contextual" (equations 3 to 7); "none" leaves the student out.
+        gccb_channels: g, the channels of the code in the global context condensing block; 0 leaves the block out.
+        condense: how the block removes and restores positions: see `GlobalContextCondensing`.
+        temperature: tau of equation 4.
+    """
+
+    paper: ClassVar[str] = (
+        "Zhang, Suganuma and Okatani, Contextual Affinity Distillation for Image Anomaly Detection, arXiv 2307.03101"
+    )
+    source: ClassVar[str] = "none found; built from the paper"
+    deviations: ClassVar[tuple[str, ...]] = (
+        "How the condensing block removes and restores positions is ours: the paper gives only the sizes.",
+        "Blur as in RD, and the mean and standard deviation of equation 8 over all pixels: the paper does not say.",
+        "No augmentation: on LOCO the paper uses those of another method, which it does not list.",
+    )
+
+    local_loss: Literal["pixel", "contextual", "none"] = "pixel"
+    global_loss: Literal["pixel", "contextual", "none"] = "contextual"
+    gccb_channels: int = 1024
+    condense: Literal["conv", "pool"] = "conv"
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.gccb_channels < 0:
+            raise InputError(f"DSKD: gccb_channels={self.gccb_channels}; it must be above 0, or 0 for no block.")
+        if self.temperature <= 0:
+            raise InputError(f"DSKD: temperature={self.temperature}; it must be above 0.")
+        if not self._losses:
+            raise InputError("DSKD: local_loss and global_loss are both 'none'; one student at least must learn.")
+
+    @property
+    def _losses(self) -> dict[str, str]:
+        """The loss of each student that there is."""
+        losses = {"local": self.local_loss, "global": self.global_loss}
+        return {student: loss for student, loss in losses.items() if loss != "none"}
+
+    def build_student(self, teacher: Teacher) -> nn.Module:
+        students = {}
+        for name in self._losses:
+            bottleneck = OneClassBottleneck(teacher) if name == "local" else self._global_bottleneck(teacher)
+            students[name] = ReverseStudent(bottleneck, Decoder(teacher))
+        return Students(students)
+
+    def _global_bottleneck(self, teacher: Teacher) -> nn.Module:
+        """OCBE_glo: a fourth residual stage on the third level alone, with the condensing block at its end."""
+        blocks, coarse = Blocks.of(teacher), teacher.channels[2]
+        stage = residual_stage(blocks, blocks.depths[0], coarse, 2 * coarse, "halve")
+        condense: nn.Module = nn.Identity()
+        if self.gccb_channels:
+            condense = GlobalContextCondensing(2 * coarse, self.gccb_channels, self.image_size // 32, self.condense)
+        bottleneck = nn.Sequential(Coarsest(), stage, condense)
+        initialise(bottleneck)
+        return bottleneck
+
+    def _distances(self, teacher: list[Tensor], student: list[list[Tensor]]) -> dict[str, list[Tensor]]:
+        """For each student M^l of equation 1 or 6 at every level, (B, h_l, w_l)."""
+        found = {}
+        for (name, loss), features in zip(self._losses.items(), student, strict=True):
+            levels = zip(teacher, features, strict=True)
+            found[name] = [
+                cosine_distance(*maps) if loss == "pixel" else contextual_divergence(*maps, self.temperature)
+                for maps in levels
+            ]
+        return found
+
+    def loss_terms(self, teacher: list[Tensor], student: list[list[Tensor]]) -> dict[str, Tensor]:
+        """Equations 2 and 7: for each student and level, the mean over positions."""
+        distances = self._distances(teacher, student)
+        return {f"{name}{number}": m.mean() for name, maps in distances.items() for number, m in enumerate(maps, 1)}
+
+    def anomaly_map(self, teacher: list[Tensor], student: list[list[Tensor]]) -> Tensor:
+        """Equation 8, then blur, which commutes with it."""
+        maps = []
+        for name, summed in self._maps(teacher, student, BLUR).items():
+            mean, deviation = self.scales_[name]
+            maps.append((summed - mean) / deviation)
+        return sum(maps[1:], maps[0])
+
+    def _maps(self, teacher: list[Tensor], student: list[list[Tensor]], sigma: float) -> dict[str, Tensor]:
+        """For each student the sum over levels of the up-sampled distances, (B, s, s)."""
+        return {
+            name: torch.stack([resize(m, self.image_size, align_corners=True, sigma=sigma) for m in levels]).sum(0)
+            for name, levels in self._distances(teacher, student).items()
+        }
+
+    def calibrate(self, responses: Iterable[tuple[list[Tensor], Any]]) -> None:
+        """Mean and standard deviation of equation 8, over all pixels of all normal images."""
+        self.scales_ = dict.fromkeys(self._losses, (0.0, 1.0))
+        sums = {name: torch.zeros(3, dtype=torch.float64) for name in self._losses}
+        for response in responses:
+            for name, maps in self._maps(*response, sigma=0).items():
+                pixels = maps.double()
+                sums[name] += torch.stack([torch.ones_like(pixels).sum(), pixels.sum(), pixels.square().sum()]).cpu()
+        for name, (count, total, squares) in sums.items():
+            if count:
+                mean = total / count
+                self.scales_[name] = mean.item(), (squares / count - mean**2).clamp_min(1e-12).sqrt().item()
+
+    @property
+    def record(self) -> dict[str, Any]:
+        names = ("mean", "standard_deviation")
+        return super().record | {"scales": {name: dict(zip(names, v, strict=True)) for name, v in self.scales_.items()}}
+
+
+def contextual_divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
+    """How far the relations of a student's features to all teacher features are from those of the teacher's own.
+
+    With unit vectors t_j and s_i, the affinities a_ij = s_i t_j / tau and their softmax over j (equations 3 to 5), the
+    divergence of equation 6 is KL_i = tau^2 (g(s_i) - g(t_i)) with g(x_i) = logsumexp_j(x_i t_j / tau) - x_i c_i / tau
+    and c_i = sum_j p^t_ij t_j: of the N x N affinities only a logarithm is kept, and c is an attention.
+
+    Args:
+        teacher, student: feature maps of one level, (B, C, h, w).
+
+    Returns:
+        (B, h, w), at least 0 up to rounding.
+    """
+    t, s = (F.normalize(maps, dim=1).flatten(2).mT.contiguous() for maps in (teacher, student))  # (B, N, C)
+    with torch.no_grad():
+        context = F.scaled_dot_product_attention(t, t, t, scale=1 / temperature)  # (B, N, C)
+        own = _free_energy(t, t / temperature, context / temperature)
+    divergence = temperature**2 * (_free_energy(s, t / temperature, context / temperature) - own)  # (B, N)
+    return divergence.unflatten(1, teacher.shape[2:])
+
+
+def _free_energy(x: Tensor, t: Tensor, context: Tensor) -> Tensor:
+    """g of `contextual_divergence`, (B, N), in blocks of rows that the backward pass computes again.
+
+    Args:
+        x, t, context: (B, N, C), the last two divided by tau.
+    """
+
+    def logsumexp(rows: Tensor) -> Tensor:
+        return torch.logsumexp(rows @ t.mT, 2)  # (B, rows)
+
+    rows = max(1, AFFINITIES[x.device.type] // (t.shape[0] * t.shape[1]))
+    blocks = [checkpoint(logsumexp, block, use_reentrant=False) for block in x.split(rows, 1)]
+    return torch.cat(blocks, 1) - (x * context).sum(2)
+
+
+class GlobalContextCondensing(nn.Module):
+    """GCCB: from (B, C, h, w) to a code of 1 x 1 x g, and back.
+
+    "conv": a convolution as large as the map, one filter per channel, removes the positions, and a transposed one
+    restores them from the code. "pool": the mean over positions, repeated at each; then positions come from the
+    decoder's padding alone. Channels are reduced and restored by 1x1 convolutions, none if g is C already.
+    Batch norm comes before the positions are gone: at 1 x 1 it could not normalise a batch of one.
+    """
+
+    def __init__(self, channels: int, code: int, size: int, how: Literal["conv", "pool"]) -> None:
+        super().__init__()
+        narrow = [nn.Conv2d(channels, code, 1, bias=False), nn.BatchNorm2d(code), nn.ReLU(inplace=True)]
+        self.reduce = nn.Sequential(*(narrow if code != channels else ()))
+        if how == "conv":
+            self.condense: nn.Module = nn.Conv2d(code, code, size, groups=code)
+            self.restore: nn.Module = nn.ConvTranspose2d(code, code, size, groups=code)
+        else:
+            self.condense, self.restore = nn.AdaptiveAvgPool2d(1), nn.Upsample(scale_factor=size)
+        self.widen = nn.Conv2d(code, channels, 1) if code != channels else nn.Identity()
+
+    def forward(self, features: Tensor) -> Tensor:
+        code = self.condense(self.reduce(features))  # (B, g, 1, 1)
+        return self.widen(self.restore(code))  # (B, C, h, w)
+
+
+class Coarsest(nn.Module):
+    """The last of several levels."""
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        return features[-1]
+
+
+class Students(nn.ModuleDict):
+    """Networks that answer the same features, in order."""
+
+    def forward(self, features: list[Tensor]) -> list[Any]:
+        return [student(features) for student in self.values()]

@@ -1,0 +1,56 @@
+"""SNL on FD: the teacher's twin with CRAM after each stage, taught the structure of the teacher's features as well.
+
+The losses, the map and CRAM are in structural.py; student and distance are FD's, the recipe is the one matched to RD.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import nn
+
+from methods.base import InputError
+from methods.fd import FD
+from methods.snl import SNL
+from methods.structural import CRAM, RECONSTRUCTION, Structural
+from methods.teachers import Teacher
+
+
+@dataclass(kw_only=True, eq=False)
+class SNLFD(Structural, FD):
+    """Structural normality learning with FD's student. What CRAM gives is distilled and feeds the next stage."""
+
+    paper: ClassVar[str] = SNL.paper
+    source: ClassVar[str] = SNL.source
+    deviations: ClassVar[tuple[str, ...]] = (
+        *RECONSTRUCTION,
+        "That 'FD', the paper's second baseline, means STFPM is a reading, not stated in what could be read of it.",
+        "The recipe is RD's and not STFPM's: Adam, learning rate 0.005, batches of 16, the last epoch, the sum of the "
+        "levels' maps; with it both forms of SNL differ in the student only.",
+        "The channel-wise distance is STFPM's squared one, 2 - 2 cos, as is its map.",
+    )
+
+    optimiser: Literal["sgd", "adam"] = "adam"
+    learning_rate: float = 5e-3
+    batch_size: int = 16
+    selection: Literal["last", "validation"] = "last"
+    combine: Literal["product", "sum"] = "sum"
+
+    def build_student(self, teacher: Teacher) -> nn.Module:
+        student: Any = super().build_student(teacher)
+        if not self.centres:
+            return student
+        try:
+            for name, channels in zip(student.feature_info.module_name(), teacher.channels, strict=True):
+                stage = student.model.get_submodule(name)
+                student.model.set_submodule(name, nn.Sequential(stage, CRAM(channels, self.centres)))
+            with torch.no_grad():
+                student.eval()(torch.zeros(1, 3, self.image_size, self.image_size))
+        except (AttributeError, TypeError, RuntimeError, ValueError) as error:  # of timm's many ways to write a network
+            raise InputError(
+                f"SNLFD: CRAM cannot be put after the stages of {teacher.architecture} ({error}). Name a teacher whose "
+                "stages are modules that give (B, C, h, w) maps, such as a ResNet, or set centres to 0."
+            ) from error
+        return student

@@ -1,0 +1,210 @@
+"""SNL, structural normality learning: what the student must match besides each feature, and CRAM, which makes it do so.
+
+A teacher-student network that learns many categories at once becomes tolerant: it imitates the teacher where it should
+fail. SNL lets it imitate the structure as well: where in the image each channel responds, how the positions of an image
+resemble each other (intra-affinity) and how the images of a batch do (inter-affinity). `snl` puts this on RD and
+`snl_fd` on FD.
+
+A reconstruction: from the paper's abstract and figure captions come the four differences per block, that only the
+channel-wise distance and the intra-affinity are used in testing, and that CRAM follows each block of the student. Every
+formula, weight and constant below is ours, so none bears a number of the paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from methods.anomaly_maps import resize
+from methods.base import InputError
+from methods.distillation import Distillation
+from methods.rd import BLUR
+
+RECONSTRUCTION = (
+    "A reconstruction: only the paper's abstract and figure captions could be read, no code of the authors is public. "
+    "They fix the four loss terms of each block, the two maps used in testing and that CRAM follows each block of the "
+    "student; every formula, weight and constant is ours.",
+    "The anomaly map is the baseline's plus lambda times the intra-affinity's, lambda giving both the same standard "
+    "deviation on normal images: those held out of training where there are such, else the training images.",
+)
+
+
+class CRAM(nn.Module):
+    """Central residual aggregation: each position's residual to its soft nearest of K learnt centres of normality.
+
+    With the assignments a_j = softmax_j(w_j x + b_j) as in NetVLAD, the residuals aggregate to z = sum_j a_j (x - c_j)
+    and the output is x + BN(W z). Maps keep their shape, (B, C, h, w). BN's scale starts at 0, so that training starts
+    from the baseline itself: every loss term fell faster so than with a scale of 1.
+    """
+
+    def __init__(self, channels: int, centres: int) -> None:
+        super().__init__()
+        self.assign = nn.Conv2d(channels, centres, 1)
+        self.centres = nn.Conv2d(centres, channels, 1, bias=False)  # its K columns are the centres
+        norm = nn.BatchNorm2d(channels)
+        self.project = nn.Sequential(nn.Conv2d(channels, channels, 1, bias=False), norm)
+        nn.init.zeros_(norm.weight)
+        nn.init.normal_(self.centres.weight, std=channels**-0.5)  # centres of unit length, on average
+
+    def forward(self, features: Tensor) -> Tensor:
+        assignment = self.assign(features).softmax(1)  # (B, K, h, w)
+        residual = features - self.centres(assignment)  # as the assignments sum to 1, x moves out of the sum
+        return features + self.project(residual)
+
+
+def spatial_distance(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
+    """tau^2 KL between where teacher and student respond in the image, the softmax of x / tau over positions.
+
+    Args:
+        teacher, student: maps of one level, (B, C, h, w).
+
+    Returns:
+        (B, C), at least 0.
+    """
+    expected, answer = (F.log_softmax(maps.flatten(2) / temperature, 2) for maps in (teacher, student))  # (B, C, N)
+    return temperature**2 * F.kl_div(answer, expected, reduction="none", log_target=True).sum(2)
+
+
+def intra_affinity_distance(teacher: Tensor, student: Tensor) -> Tensor:
+    """||A_T - A_S||^2 / N^2 in the Frobenius norm; A_ij is the cosine of the features at positions i and j of N.
+
+    Where a level has fewer channels than positions no (N, N) matrix is formed: with unit columns T and S of shape
+    (C, N), it is the norm of T'T - S'S, whose square is ||TT'||^2 + ||SS'||^2 - 2 ||TS'||^2 exactly.
+
+    Args:
+        teacher, student: maps of one level, (B, C, h, w).
+
+    Returns:
+        (B,) in [0, 4], to rounding.
+    """
+    t, s = _unit_columns(teacher), _unit_columns(student)  # (B, C, N)
+    _, channels, positions = t.shape
+    if channels >= positions:
+        return (t.mT @ t - s.mT @ s).square().mean((1, 2))
+    own, other, mixed = (gram.square().sum((1, 2)) for gram in (t @ t.mT, s @ s.mT, t @ s.mT))  # of (B, C, C)
+    return (own + other - 2 * mixed) / positions**2
+
+
+def intra_affinity_map(teacher: Tensor, student: Tensor) -> Tensor:
+    """What each position adds to the distance above, ||(A_T - A_S)_i||^2 / N, by the same identity row by row.
+
+    Args:
+        teacher, student: maps of one level, (B, C, h, w).
+
+    Returns:
+        (B, h, w) in [0, 4], to rounding; its mean over positions is `intra_affinity_distance`.
+    """
+    t, s = _unit_columns(teacher), _unit_columns(student)  # (B, C, N)
+    _, channels, positions = t.shape
+    if channels >= positions:
+        rows = (t.mT @ t - s.mT @ s).square().sum(2)
+    else:
+        rows = (t * (t @ t.mT @ t) + s * (s @ s.mT @ s) - 2 * t * (t @ s.mT @ s)).sum(1)
+    return (rows / positions).unflatten(1, teacher.shape[2:])
+
+
+def _unit_columns(maps: Tensor) -> Tensor:
+    return F.normalize(maps.flatten(2), dim=1)
+
+
+def inter_affinity_distance(teacher: Tensor, student: Tensor) -> Tensor:
+    """||G_T - G_S||^2 / B^2 in the Frobenius norm; G holds the cosines between the B images, each map as one vector.
+
+    Args:
+        teacher, student: maps of one level, (B, C, h, w).
+
+    Returns:
+        A scalar in [0, 4]; 0 for a batch of one.
+    """
+    t, s = (F.normalize(maps.flatten(1), dim=1) for maps in (teacher, student))  # (B, C h w)
+    return (t @ t.mT - s @ s.mT).square().mean()
+
+
+@dataclass(kw_only=True, eq=False)
+class Structural(Distillation):
+    """SNL's losses and anomaly map. The class after this one in a method's bases is the baseline that it is put on.
+
+    Attributes:
+        channel_weight: of the channel-wise distance, which is the baseline's own loss.
+        spatial_weight, intra_weight, inter_weight: of the other three terms. A weight of 0 leaves a term out, and the
+            anomaly map leaves out what no term has taught: the affinity without `intra_weight`, the baseline's map
+            without both `channel_weight` and `spatial_weight`.
+        temperature: tau of the spatial term.
+        centres: K of the CRAM after each of the student's three blocks; 0: no CRAM.
+    """
+
+    channel_weight: float = 1.0
+    spatial_weight: float = 1.0
+    intra_weight: float = 1.0
+    inter_weight: float = 1.0
+    temperature: float = 1.0
+    centres: int = 32
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.lambda_ = 1.0
+        name = type(self).__name__
+        for key in ("channel_weight", "spatial_weight", "intra_weight", "inter_weight", "centres"):
+            if not getattr(self, key) >= 0:
+                raise InputError(f"{name}: {key}={getattr(self, key)}; it must not be below 0, and 0 switches it off.")
+        if not self.channel_weight + self.spatial_weight + self.intra_weight > 0:
+            raise InputError(
+                f"{name}: channel_weight, spatial_weight and intra_weight are all 0, which teaches the student nothing "
+                "that an anomaly map could show. Set one of them above 0."
+            )
+        if not self.temperature > 0:
+            raise InputError(f"{name}: temperature={self.temperature}; it must be above 0.")
+
+    def loss_terms(self, teacher: list[Tensor], student: list[Tensor]) -> dict[str, Tensor]:
+        """Per level the channel-wise, spatial, intra-affinity and inter-affinity term, each times its weight."""
+        terms = {}
+        if self.channel_weight:
+            baseline = super().loss_terms(teacher, student)  # type: ignore[safe-super]  # the baseline's, see the class
+            terms = {f"channel_{level}": self.channel_weight * term for level, term in baseline.items()}
+        for number, (t, s) in enumerate(zip(teacher, student, strict=True), 1):
+            if self.spatial_weight:
+                distance = spatial_distance(t, s, self.temperature).mean()
+                terms[f"spatial_level{number}"] = self.spatial_weight * distance
+            if self.intra_weight:
+                terms[f"intra_level{number}"] = self.intra_weight * intra_affinity_distance(t, s).mean()
+            if self.inter_weight:
+                terms[f"inter_level{number}"] = self.inter_weight * inter_affinity_distance(t, s)
+        return terms
+
+    def anomaly_map(self, teacher: list[Tensor], student: list[Tensor]) -> Tensor:
+        maps = self._maps(teacher, student)
+        return maps[0] + self.lambda_ * maps[1] if len(maps) == 2 else maps[0]
+
+    def _maps(self, teacher: list[Tensor], student: list[Tensor]) -> list[Tensor]:
+        """The baseline's map and the affinity's, as far as something was taught that they show; each (B, s, s)."""
+        maps = []
+        if self.channel_weight or self.spatial_weight:
+            maps.append(super().anomaly_map(teacher, student))  # type: ignore[safe-super]  # the baseline's
+        if self.intra_weight:
+            levels = [intra_affinity_map(*pair) for pair in zip(teacher, student, strict=True)]  # each (B, h_l, w_l)
+            resized = [resize(level, self.image_size, align_corners=True, sigma=BLUR) for level in levels]
+            maps.append(torch.stack(resized).sum(0))
+        return maps
+
+    def calibrate(self, responses: Iterable[tuple[list[Tensor], Any]]) -> None:
+        """lambda_ = std(M_fea) / std(M_aff) over all pixels of these normal images; 1 if there is none."""
+        self.lambda_ = 1.0
+        sums = torch.zeros(3, 2, dtype=torch.float64)  # of 1, x and x^2 over the values x of either map
+        for pair in responses:
+            maps = torch.stack(self._maps(*pair)).double().flatten(1)  # (2, B s s)
+            if len(maps) < 2:
+                return  # a map on its own needs no weight
+            sums += torch.stack([torch.ones_like(maps), maps, maps**2]).sum(2).cpu()
+        number, total, squares = sums
+        feature, affinity = (squares / number - (total / number) ** 2).clamp(min=0).sqrt().tolist()
+        if feature > 0 and affinity > 0:  # neither without images nor with constant maps
+            self.lambda_ = feature / affinity
+
+    @property
+    def record(self) -> dict[str, Any]:
+        return super().record | {"lambda": self.lambda_}
