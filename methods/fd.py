@@ -45,7 +45,7 @@ class FD(Distillation):
     momentum: float = 0.9
     weight_decay: float = 1e-4
     batch_size: int = 32
-    selection: Literal["last", "validation"] = "validation"
+    selection: Literal["last", "validation", "oracle"] = "validation"
     combine: Literal["product", "sum"] = "product"
 
     def __post_init__(self) -> None:

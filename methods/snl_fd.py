@@ -35,7 +35,7 @@ class SNLFD(Structural, FD):
     optimiser: Literal["sgd", "adam"] = "adam"
     learning_rate: float = 5e-3
     batch_size: int = 16
-    selection: Literal["last", "validation"] = "last"
+    selection: Literal["last", "validation", "oracle"] = "last"
     combine: Literal["product", "sum"] = "sum"
 
     def build_student(self, teacher: Teacher) -> nn.Module:

@@ -122,7 +122,8 @@ def reproducible(context: Context) -> None:
     if context.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(context.deterministic)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # it finds bugs, and costs a pass over all new memory
+    # Filling new memory finds bugs, and costs a pass over it.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.deterministic = context.deterministic
     torch.backends.cudnn.benchmark = not context.deterministic
 
