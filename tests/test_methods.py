@@ -97,6 +97,15 @@ def test_every_way_to_compute_gives_nearly_the_same_maps(name: str, how: dict[st
 
 
 @pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("architecture", ["resnet18", "resnet34", "wide_resnet50_2", "convnext_atto"])
+def test_a_teacher_may_be_any_network_with_maps_at_strides_4_8_and_16(name: str, architecture: str) -> None:
+    method = create(name, teacher=f"{architecture}.untrained", epochs=1)
+    answers = predictions(method, train=2)
+    assert all(answer.anomaly_map.isfinite().all() for answer in answers)
+    assert method.record["teacher"]["name"] == f"{architecture}.untrained"
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_progress_is_reported_for_every_epoch_and_to_the_last_image(name: str) -> None:
     seen = []
     predictions(create(name), progress=seen.append)
