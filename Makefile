@@ -1,6 +1,8 @@
 # `make repro` and `make test` are all that a new machine needs; both build .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
+# A file of tests to each core; one thread each, for two that compete for a core wait for each other at every step.
+TESTS := OMP_NUM_THREADS=1 pytest --numprocesses auto --dist loadfile
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: repro test check bench-metrics bench-training clean
@@ -18,13 +20,13 @@ repro: .venv/ready
 	@echo "The report is at file://$(CURDIR)/reports/build/index.html"
 
 test: .venv/ready
-	pytest
+	$(TESTS)
 
 check: .venv/ready
 	ruff check .
 	ruff format --check .
 	mypy
-	pytest
+	$(TESTS)
 
 bench-metrics: .venv/ready
 	python -m benchmarks.bench_metrics

@@ -3,10 +3,15 @@
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 import methods
 from benchmarks.datasets import toy
+
+# A time limit on an example would fail on a busy machine.
+hypothesis.settings.register_profile("proctor", deadline=None)
+hypothesis.settings.load_profile("proctor")
 
 METHOD = '''
 """A method for tests: the distance of an image's brightness from that of the training images."""

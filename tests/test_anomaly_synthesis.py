@@ -58,7 +58,7 @@ def test_perlin_noise_lies_between_minus_one_and_one_and_its_images_differ() -> 
     assert not torch.equal(noise[0], noise[1])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=SEEDS, top=st.integers(0, 48), left=st.integers(0, 48), side=st.integers(8, 64))
 def test_a_mask_stays_within_the_foreground(seed: int, top: int, left: int, side: int) -> None:
     inside = torch.zeros(3, 64, 64, dtype=torch.bool)
@@ -81,7 +81,7 @@ def test_an_empty_foreground_ends_with_an_empty_mask() -> None:
     assert not anomaly_masks(torch.zeros(2, 64, 64, dtype=torch.bool), np.random.default_rng(0)).any()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=SEEDS, beta=st.floats(0, 1))
 def test_a_blend_is_the_image_outside_the_mask_and_the_mixture_inside(seed: int, beta: float) -> None:
     images, drawn = pictures(2, 8, seed), pictures(2, 8, seed + 1)
@@ -93,7 +93,7 @@ def test_a_blend_is_the_image_outside_the_mask_and_the_mixture_inside(seed: int,
         assert abs(mixed[b, c, y, x].item() - expected) <= 0.501
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=SEEDS)
 def test_only_masked_pixels_change_and_a_normal_image_has_no_mask(seed: int) -> None:
     images, inside = pictures(6, 64, seed), torch.ones(6, 16, 16, dtype=torch.bool)
@@ -136,7 +136,7 @@ def test_every_augmentation_keeps_shape_and_type(number: int) -> None:
     assert any(not torch.equal(made, image) for made in changed)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(values=st.lists(st.integers(0, 20), min_size=2, max_size=30))
 def test_otsu_finds_the_split_with_the_most_variance_between_the_classes(values: list[int]) -> None:
     array = np.array(values, float)

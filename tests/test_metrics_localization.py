@@ -22,7 +22,7 @@ from benchmarks.metrics.localization import (
 )
 
 LIMITS = (0.01, 0.05, 0.3, 1.0)
-few = settings(max_examples=40, deadline=None)
+few = settings(max_examples=40)
 
 
 def flat(metrics):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 from test_methods import create, predictions, samples
@@ -134,7 +134,6 @@ def test_the_affinity_map_and_its_gradient_equal_the_equation(shape: tuple[int, 
 SIZES = st.tuples(st.integers(1, 3), st.integers(1, 12), st.integers(1, 4), st.integers(1, 4))
 
 
-@settings(deadline=None)
 @given(SIZES, st.integers(0, 99))
 def test_no_matrix_of_positions_is_needed(shape: tuple[int, int, int, int], seed: int) -> None:
     """The identity, forward and gradient, against the (N, N) matrices themselves, whatever the sizes."""
@@ -176,7 +175,6 @@ DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("name", DISTANCES)
 @given(SIZES, st.integers(0, 99))
-@settings(deadline=None)
 def test_equal_features_have_no_distance_and_others_none_below_zero(
     name: str, shape: tuple[int, int, int, int], seed: int
 ) -> None:
@@ -186,7 +184,6 @@ def test_equal_features_have_no_distance_and_others_none_below_zero(
 
 
 @given(SIZES, st.floats(0.01, 100), st.integers(0, 99))
-@settings(deadline=None)
 def test_affinities_ignore_scale_and_rotation_of_the_student_and_the_order_of_positions(
     shape: tuple[int, int, int, int], scale: float, seed: int
 ) -> None:
