@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 
 import numpy as np
@@ -41,6 +42,26 @@ def resize(maps: Tensor, size: int, *, align_corners: bool, sigma: float = 0.0) 
     rows = _resize_matrix(maps.shape[-2], size, align_corners, sigma).to(maps)  # (size, h)
     columns = _resize_matrix(maps.shape[-1], size, align_corners, sigma).to(maps)  # (size, w)
     return rows @ maps @ columns.T
+
+
+def mean_and_deviation(batches: Iterable[Tensor]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of K kinds of maps, each over all pixels of all images.
+
+    Args:
+        batches: (K, B, s, s) each; they are not kept.
+
+    Returns:
+        K means and K deviations; both empty if there is no batch.
+    """
+    sums = [
+        torch.stack([torch.ones_like(maps), maps, maps.square()]).sum((2, 3, 4))  # (3, K)
+        for maps in (batch.double() for batch in batches)
+    ]
+    if not sums:
+        return [], []
+    count, total, squares = torch.stack(sums).sum(0)
+    mean = total / count
+    return mean.tolist(), (squares / count - mean.square()).clamp_min(0).sqrt().tolist()
 
 
 @lru_cache

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from methods.anomaly_maps import cosine_distance, resize
+from methods.anomaly_maps import cosine_distance, mean_and_deviation, resize
 from methods.base import InputError
 from methods.decoders import Blocks, Decoder, OneClassBottleneck, ReverseStudent, initialise, residual_stage
 from methods.distillation import Distillation
@@ -123,16 +123,11 @@ class DSKD(Distillation):
 
     def calibrate(self, responses: Iterable[tuple[list[Tensor], Any]]) -> None:
         """Mean and standard deviation of equation 8, over all pixels of all normal images."""
+        maps = (torch.stack(list(self._maps(*response, sigma=0).values())) for response in responses)
+        means, deviations = mean_and_deviation(maps)
         self.scales_ = dict.fromkeys(self._losses, (0.0, 1.0))
-        sums = {name: torch.zeros(3, dtype=torch.float64) for name in self._losses}
-        for response in responses:
-            for name, maps in self._maps(*response, sigma=0).items():
-                pixels = maps.double()
-                sums[name] += torch.stack([torch.ones_like(pixels).sum(), pixels.sum(), pixels.square().sum()]).cpu()
-        for name, (count, total, squares) in sums.items():
-            if count:
-                mean = total / count
-                self.scales_[name] = mean.item(), (squares / count - mean**2).clamp_min(1e-12).sqrt().item()
+        for name, mean, deviation in zip(self._losses, means, deviations, strict=False):
+            self.scales_[name] = mean, deviation or 1.0  # 0 if all maps are constant
 
     @property
     def record(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from methods.anomaly_maps import resize
+from methods.anomaly_maps import mean_and_deviation, resize
 from methods.base import InputError
 from methods.distillation import Distillation
 from methods.rd import BLUR
@@ -194,15 +194,9 @@ class Structural(Distillation):
     def calibrate(self, responses: Iterable[tuple[list[Tensor], Any]]) -> None:
         """lambda_ = std(M_fea) / std(M_aff) over all pixels of these normal images; 1 if there is none."""
         self.lambda_ = 1.0
-        sums = torch.zeros(3, 2, dtype=torch.float64)  # of 1, x and x^2 over the values x of either map
-        for pair in responses:
-            maps = torch.stack(self._maps(*pair)).double().flatten(1)  # (2, B s s)
-            if len(maps) < 2:
-                return  # a map on its own needs no weight
-            sums += torch.stack([torch.ones_like(maps), maps, maps**2]).sum(2).cpu()
-        number, total, squares = sums
-        feature, affinity = (squares / number - (total / number) ** 2).clamp(min=0).sqrt().tolist()
-        if feature > 0 and affinity > 0:  # neither without images nor with constant maps
+        _, deviations = mean_and_deviation(torch.stack(self._maps(*pair)) for pair in responses)
+        if len(deviations) == 2 and min(deviations) > 0:  # a map on its own needs no weight
+            feature, affinity = deviations
             self.lambda_ = feature / affinity
 
     @property

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 from torch.nn import functional as F
 
-from methods.anomaly_maps import cosine_distance, resize
+from methods.anomaly_maps import cosine_distance, mean_and_deviation, resize
 
 
 def random(*shape: int) -> torch.Tensor:
@@ -47,3 +47,12 @@ def test_a_constant_map_stays_constant_and_no_value_leaves_the_range(constant: f
     varied = random(1, source, source)
     resized = resize(varied, 24, align_corners=False, sigma=2.0)
     assert varied.min() - 1e-6 <= resized.min() <= resized.max() <= varied.max() + 1e-6
+
+
+def test_mean_and_deviation_are_those_of_all_pixels_together() -> None:
+    batches = [random(2, count, 5, 5) * 3 + 7 for count in (4, 1)]
+    pixels = torch.cat([batch.flatten(1) for batch in batches], 1).double().numpy()
+    means, deviations = mean_and_deviation(batches)
+    np.testing.assert_allclose(means, pixels.mean(1), rtol=1e-12)
+    np.testing.assert_allclose(deviations, pixels.std(1), rtol=1e-9)
+    assert mean_and_deviation([]) == ([], [])
