@@ -259,8 +259,8 @@ def _groups() -> list[str]:
 
 def _is_pending(entry: Run, since: float) -> bool:
     state = store.status(entry).state
-    return state in (State.MISSING, State.STALE, State.RUNNING) or (
-        state is State.FAILED and store.failed_at(entry) < since
+    return state in (State.MISSING, State.STALE, State.QUEUED, State.RUNNING) or (
+        state is State.FAILED and store.touched_at(entry) < since
     )
 
 

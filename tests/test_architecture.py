@@ -19,6 +19,7 @@ ORDER = [
     "runs",
     "store",
     "runner",
+    "executors",
     "launch",
     "details",
     "score",
