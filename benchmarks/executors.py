@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -25,7 +27,6 @@ from submitit.core.utils import FailedJobError
 
 from benchmarks import store
 from benchmarks.params import Executor
-from benchmarks.runner import Job
 from benchmarks.runs import Run, digest
 from benchmarks.store import State
 from methods.base import InputError
@@ -124,7 +125,10 @@ class Slurm:
         executor = self.executor.for_group(runs[0].group)
         threads = executor.threads or SLURM_THREADS
         cluster = submitit.SlurmExecutor(
-            folder=store.RESULTS / "scratch" / "slurm" / "%j", max_num_timeout=1000, python=executor.slurm_python
+            folder=store.RESULTS / "scratch" / "slurm" / "%j",
+            max_num_timeout=1000,  # a run may need many jobs; `Job.checkpoint` sees to it that each brings it on
+            # A signal that comes before submitit can handle it would end the job: there is nothing to save yet.
+            python=f"""sh -c 'trap "" USR2; exec "$0" "$@"' {executor.slurm_python or shlex.quote(sys.executable)}""",
         )
         throttle = max(1, executor.jobs * len(runs) // total) if executor.jobs else len(runs)
         memory = {} if executor.memory_gib is None else {"mem": f"{round(executor.memory_gib * 1024)}M"}
@@ -212,7 +216,9 @@ def _obituary(run: Run, report: dict[str, Any], state: str) -> str:
     return f"{where}; {hints[state]}" if state in hints else where
 
 
-def _job(run: Run, executor: Executor, device: str, threads: int, gpu: str | None = None) -> Job:
+def _job(run: Run, executor: Executor, device: str, threads: int, gpu: str | None = None) -> Callable[[], None]:
+    from benchmarks.runner import Job  # brings torch
+
     return Job(run=run, folder=Path.cwd(), device=device, threads=threads, cache_gib=executor.cache_gib, gpu=gpu)
 
 

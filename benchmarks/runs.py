@@ -174,7 +174,6 @@ def _check_budget(params: Params) -> None:
 def _variant(variant: str, params: Params) -> tuple[type[Method], dict[str, Any], dict[str, str]]:
     """A variant's method, and what all its runs share: fields of `Run`, and parts of the fingerprint."""
     import methods
-    from methods import teachers
 
     declared = params.variants.get(variant)
     name = declared.method if declared else variant
@@ -188,8 +187,12 @@ def _variant(variant: str, params: Params) -> tuple[type[Method], dict[str, Any]
             "them during training: set `evaluate_every: 5`, say, or selection 'last'."
         )
     teacher, weights = getattr(instance, "teacher", None), params.weight_files
+    teacher_part = "none"
     if teacher:
+        from methods import teachers  # brings timm, which takes seconds to import
+
         teachers.load(teacher, weights)  # weights of another architecture are refused here, not in every job
+        teacher_part = teachers.digest(teacher, weights)
     compute = params.compute.model_dump()
     fields = {
         "variant": variant,
@@ -202,7 +205,7 @@ def _variant(variant: str, params: Params) -> tuple[type[Method], dict[str, Any]
     parts = {
         "method code": digest(sources(method.__module__)),
         "hyper-parameters": digest(asdict(instance)),
-        "teacher": teachers.digest(teacher, weights) if teacher else "none",
+        "teacher": teacher_part,
         "compute": digest(compute),
     }
     if folders := [value for value in asdict(instance).values() if isinstance(value, Path)]:

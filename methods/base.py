@@ -6,9 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
-from torch import Tensor
+if TYPE_CHECKING:  # importing torch takes seconds, which `proctor status` need not spend
+    from torch import Tensor
 
 
 class InputError(ValueError):

@@ -20,6 +20,8 @@ ORDER = [
     "store",
     "runner",
     "executors",
+    "watch",
+    "forecast",
     "launch",
     "details",
     "score",
