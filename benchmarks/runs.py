@@ -152,6 +152,7 @@ def changed_parts(run: Run) -> list[str]:
         pretrain=[],
         conventions=["default"],
         compute=Compute(**run.compute),
+        evaluate_every=run.evaluate_every,
     )
     now = next((entry for entry in expand(params, run.name) if isinstance(entry, Run)), None)
     parts = now.fingerprint_parts if now else {}

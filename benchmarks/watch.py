@@ -23,8 +23,8 @@ def rows(entries: Iterable[Run | Unsupported]) -> list[dict[str, Any]]:
     """One row per run, with its state, the reason, and, where a process has told it, these:
 
     `job` and `node`; `elapsed` seconds in all attempts; `phase`, `done` and `total` (epochs of a fit, images of a
-    prediction); `loss`, the sum of the terms of the last epoch; `left`, the estimated seconds to the end of the phase;
-    `last`, the last line of the log.
+    prediction); `terms`, the loss terms and measures of the last epoch; `left`, the estimated seconds to the end of the
+    phase; `last`, the last line of the log.
     """
     listed = list(entries)
     states = {e.name: store.status(e) for e in listed if isinstance(e, Run)}
@@ -44,7 +44,7 @@ def rows(entries: Iterable[Run | Unsupported]) -> list[dict[str, Any]]:
 
 def _at_work(run: Run) -> dict[str, Any]:
     report = store.read_report(run)
-    told = ("job", "node", "elapsed", "phase", "done", "total", "left")
+    told = ("job", "node", "elapsed", "phase", "done", "total", "terms", "left")
     row: dict[str, Any] = {key: report[key] for key in told if key in report}
     row.setdefault("node", report.get("host"))
     if report.get("state") == "running" and "elapsed" in report:
@@ -52,8 +52,6 @@ def _at_work(run: Run) -> dict[str, Any]:
         row["elapsed"] = round(report["elapsed"] + since, 1)
         if report.get("left") is not None:
             row["left"] = round(max(0.0, report["left"] - since), 1)
-    if report.get("terms"):
-        row["loss"] = sum(value for name, value in report["terms"].items() if name != "validation")
     row["last"] = last_line(run)
     return row
 
@@ -79,7 +77,7 @@ def table(found: Sequence[dict[str, Any]]) -> Table:
             "elapsed": _clock(row.get("elapsed")),
             "left": _clock(row.get("left")),
             "progress": f"{row['phase']} {row['done']}/{row['total']}" if "phase" in row else "",
-            "loss": f"{row['loss']:.4g}" if "loss" in row else "",
+            "loss": " ".join(f"{name} {value:.4g}" for name, value in row.get("terms", {}).items()),
             "last": row["reason"] if row["state"] not in AT_WORK else row.get("last"),
         }
         drawn.add_row(*(str(shown.get(column) or "") for column in COLUMNS))

@@ -287,7 +287,7 @@ def test_a_driver_killed_with_jobs_at_work_is_followed_by_one_that_attaches(proj
     rows = {row["run"]: row for row in json.loads(project.run("proctor", "status", "--json").stdout)}
     row = rows["worker-toy-one_class/cog-seed0"]
     assert row["state"] == "running"
-    assert {"job", "node", "elapsed", "phase", "done", "total", "loss", "left", "last"} <= set(row)
+    assert {"job", "node", "elapsed", "phase", "done", "total", "terms", "left", "last"} <= set(row)
     assert "start" not in project.run("proctor", "run").stderr
     for seed in (0, 1):
         assert_undisturbed(project, 60, f"worker {seed}")
@@ -436,7 +436,7 @@ def test_groups_with_other_resources_are_arrays_of_their_own() -> None:
     def run(protocol: str, seed: int) -> Run:
         return Run(
             variant="rd", method="rd", hyper_parameters={}, dataset="toy", root=None, categories=None,
-            protocol=protocol, split="all", seed=seed, weights={}, compute={}, fingerprint_parts={},
+            protocol=protocol, split="all", seed=seed, weights={}, compute={}, evaluate_every=0, fingerprint_parts={},
         )  # fmt: skip
 
     suite = [run(protocol, seed) for seed in range(3) for protocol in ("one_class", "multi_class")]
