@@ -195,13 +195,16 @@ def losses(runs: Sequence[Run]) -> dict[str, Loss] | None:
                     False,
                 )
         elif report["state"] in ("queued", "running"):
-            if jobs is None and (jobs := _queue("%i|%T")) is None:
+            if jobs is None and (jobs := _queue("%i|%T %r")) is None:
                 return None
-            state = jobs.get(report["job"])
-            if state is None or state in ENDED:
-                found[run.fingerprint] = Loss(
-                    _obituary(run, report, state or "unknown to SLURM by now"), ENDED.get(state or "", True)
-                )
+            state, _, hold = jobs.get(report["job"], "").partition(" ")
+            # A job that was warned of its end, and then failed to put itself back into the queue, is not to blame.
+            unlucky = state == "FAILED" and report["state"] == "queued" and report.get("attempts", 0) > 0
+            if "requeued held" in hold:  # until somebody acts
+                found[run.fingerprint] = Loss(_obituary(run, report, hold), True)
+            elif not state or state in ENDED:
+                reason = _obituary(run, report, state or "unknown to SLURM by now")
+                found[run.fingerprint] = Loss(reason, unlucky or ENDED.get(state, True))
     return found
 
 
@@ -214,6 +217,11 @@ def _obituary(run: Run, report: dict[str, Any], state: str) -> str:
         )
     hints = {"OUT_OF_MEMORY": "ask for more by `executor.memory_gib`", "CANCELLED": "by scancel"}
     return f"{where}; {hints[state]}" if state in hints else where
+
+
+def forget(job: str) -> None:
+    """See to it that a job whose run will be submitted again cannot come back."""
+    subprocess.run(["scancel", job], capture_output=True, check=False)
 
 
 def _job(run: Run, executor: Executor, device: str, threads: int, gpu: str | None = None) -> Callable[[], None]:

@@ -116,6 +116,7 @@ class _Mourner:
         state = "lost" if loss.again and not often else "failed"
         reason = f"{loss.reason}; that was the {TIMES_LOST + 1}th time" if often and loss.again else loss.reason
         if job := store.read_report(run).get("job"):
+            executors.forget(job)
             store.report_job(run, state, job, error=reason)
         else:
             store.report(run, state, error=reason)

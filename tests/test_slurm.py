@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from project import ROOT, Project
 
@@ -224,15 +225,21 @@ def test_a_pre_empted_run_is_put_back_by_slurm_and_goes_on(project: Project) -> 
     assert len(record(project)["starts"]) == 2
 
 
-def test_a_run_whose_job_is_cancelled_by_pre_emption_is_submitted_again(project: Project) -> None:
-    project.params({"hyper_parameters": {"steps": 60}, "executor": EXECUTOR | {"partition": "spot"}})
-    # Without submitit's signal, which would put the job back: as on a cluster that sends none.
-    (project.folder / "benchmarks" / "executors.py").write_text(
-        (project.folder / "benchmarks" / "executors.py").read_text().replace('"requeue": True', '"no-requeue": True')
-    )
+@pytest.mark.parametrize(("partition", "stop"), [("spot", "cancelled by pre-emption"), ("main", "warned of its end")])
+def test_a_run_whose_job_cannot_put_itself_back_is_submitted_again(project: Project, partition: str, stop: str) -> None:
+    shim = project.folder / "bin" / "scontrol"
+    shim.parent.mkdir()
+    shim.write_text("#!/bin/sh\nexit 1\n")
+    shim.chmod(0o755)
+    setup = [f"export PATH={shim.parent}:$PATH"]
+    executor = EXECUTOR | {"partition": partition, "slurm_setup": setup}
+    project.params({"hyper_parameters": {"steps": 60}, "executor": executor})
     driver = project.start("proctor", "run")
     begun = wait_for(at_step(project, "worker 0", 3))
-    preempt(begun["node"])
+    if stop == "warned of its end":
+        slurm("scancel", "--signal=USR2", begun["job"])
+    else:
+        preempt(begun["node"])
     assert "again worker-toy-one_class/cog-seed0" in finish(driver)
     assert_undisturbed(project, 60)
     entry = record(project)
@@ -249,18 +256,33 @@ def test_a_plain_requeue_which_gives_no_warning_costs_little(project: Project) -
     assert record(project)["starts"][1] >= 5
 
 
-def test_a_run_on_a_node_that_goes_down_goes_on_elsewhere(project: Project) -> None:
-    project.params({"hyper_parameters": {"steps": 40}})
+def test_a_run_on_a_node_that_is_lost_goes_on_elsewhere_and_the_old_process_stops(project: Project) -> None:
+    """The node's daemon dies, as if its network had; the process on it computes on, and meets the run's new one."""
+    project.params({"hyper_parameters": {"steps": 200}})
     driver = project.start("proctor", "run")
-    node = wait_for(at_step(project, "worker 0", 3))["node"]
+    begun = wait_for(at_step(project, "worker 0", 3))
+    node = begun["node"]
     try:
+        os.kill(int(Path(CLUSTER or "", f"slurmd-{node}.pid").read_text()), signal.SIGKILL)
         slurm("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
-        moved = wait_for(lambda: (at_step(project, "worker 0", 4)() or {}).get("node") not in (None, node))
-        assert moved
+        wait_for(lambda: (at_step(project, "worker 0", 4)() or {}).get("node") not in (None, node))
+        wait_for(lambda: not psutil.pid_exists(begun["pid"]), 30)
         finish(driver)
     finally:
-        slurm("scontrol", "update", f"nodename={node}", "state=resume")
-    assert_undisturbed(project, 40)
+        slurm(str(ROOT / "tests" / "slurm" / "cluster.sh"), "up")
+    assert_undisturbed(project, 200)
+    assert len(record(project)["starts"]) == 2
+
+
+def test_a_node_that_is_down_and_up_again_loses_no_run(project: Project) -> None:
+    """It may still hold the old copy of the job and refuse the new one, which SLURM then holds until someone acts."""
+    project.params({"hyper_parameters": {"steps": 60}})
+    driver = project.start("proctor", "run")
+    node = wait_for(at_step(project, "worker 0", 3))["node"]
+    slurm("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+    slurm("scontrol", "update", f"nodename={node}", "state=resume")
+    finish(driver)
+    assert_undisturbed(project, 60)
     assert len(record(project)["starts"]) == 2
 
 

@@ -80,6 +80,8 @@ JobAcctGatherFrequency=task=1
 JobAcctGatherParams=OverMemoryKill
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
+# A job that asked for a signal before the end of its time gets it when it is pre-empted, too.
+SlurmctldParameters=preempt_send_user_signal
 JobRequeue=1
 MaxArraySize=101
 # Sooner than a cluster of thousands would want it.
@@ -93,7 +95,7 @@ END
     done >>"$CONF"
     cat >>"$CONF" <<END
 PartitionName=main Nodes=ALL Default=YES PriorityTier=1 DefaultTime=60 MaxTime=INFINITE GraceTime=5
-PartitionName=spot Nodes=ALL PriorityTier=1 DefaultTime=60 MaxTime=INFINITE GraceTime=5 PreemptMode=CANCEL
+PartitionName=spot Nodes=ALL PriorityTier=1 DefaultTime=60 MaxTime=INFINITE PreemptMode=CANCEL
 PartitionName=high Nodes=ALL PriorityTier=10 DefaultTime=60 MaxTime=INFINITE PreemptMode=OFF
 END
 }
