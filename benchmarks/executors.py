@@ -41,6 +41,15 @@ ENDED = {
     "BOOT_FAIL": True, "NODE_FAIL": True, "PREEMPTED": True, "REVOKED": True, "TIMEOUT": True, "LAUNCH_FAILED": True,
     "CANCELLED": False, "COMPLETED": False, "DEADLINE": False, "FAILED": False, "OUT_OF_MEMORY": False,
 }  # fmt: skip
+# Reasons for which a job would wait for ever. (A held job is accepted without a look at what it asks for.)
+HOPELESS = (
+    "AccountNotAllowed",
+    "BadConstraints",
+    "InvalidAccount",
+    "InvalidQOS",
+    "PartitionTimeLimit",
+    "QOSNotAllowed",
+)
 
 
 class Loss(NamedTuple):
@@ -197,11 +206,14 @@ def losses(runs: Sequence[Run]) -> dict[str, Loss] | None:
         elif report["state"] in ("queued", "running"):
             if jobs is None and (jobs := _queue("%i|%T %r")) is None:
                 return None
-            state, _, hold = jobs.get(report["job"], "").partition(" ")
+            state, _, why = jobs.get(report["job"], "").partition(" ")
             # A job that was warned of its end, and then failed to put itself back into the queue, is not to blame.
             unlucky = state == "FAILED" and report["state"] == "queued" and report.get("attempts", 0) > 0
-            if "requeued held" in hold:  # until somebody acts
-                found[run.fingerprint] = Loss(_obituary(run, report, hold), True)
+            if "requeued held" in why:  # until somebody acts
+                found[run.fingerprint] = Loss(_obituary(run, report, why), True)
+            elif state == "PENDING" and why in HOPELESS:
+                reason = f"job {report['job']} can never start: {why}. Correct `executor` in params.yaml"
+                found[run.fingerprint] = Loss(reason, False)
             elif not state or state in ENDED:
                 reason = _obituary(run, report, state or "unknown to SLURM by now")
                 found[run.fingerprint] = Loss(reason, unlucky or ENDED.get(state, True))

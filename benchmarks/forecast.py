@@ -28,7 +28,7 @@ def forecast(pending: Sequence[Run]) -> Forecast:
     for run in pending:
         if earlier := records[run.group]:
             seconds += mean(record["provenance"]["wall_seconds"] for _, record in earlier)
-            size += mean(sum(path.stat().st_size for path in folder.iterdir()) for folder, _ in earlier)
+            size += mean(sum(path.stat().st_size for path in folder.rglob("*")) for folder, _ in earlier)
             peak = max(peak, *(record["provenance"]["peak_device_memory_bytes"] or 0 for _, record in earlier))
     return Forecast(seconds / 3600, round(size), peak, [group for group, found in records.items() if not found])
 

@@ -14,7 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from benchmarks.params import Compute, Params, Variant
+from benchmarks.params import Compute, Interference, Params, Variant
 from methods.base import InputError, Method
 
 
@@ -153,6 +153,7 @@ def changed_parts(run: Run) -> list[str]:
         conventions=["default"],
         compute=Compute(**run.compute),
         evaluate_every=run.evaluate_every,
+        interference=Interference(**run.interference) if run.interference else None,
     )
     now = next((entry for entry in expand(params, run.name) if isinstance(entry, Run)), None)
     parts = now.fingerprint_parts if now else {}

@@ -420,8 +420,16 @@ def test_a_node_that_does_not_see_the_project_says_so(project: Project) -> None:
 
 
 def test_what_the_cluster_refuses_is_said_at_once(project: Project) -> None:
+    project.params({"executor": EXECUTOR | {"partition": "nowhere"}})
+    said = project.run("proctor", "run", code=2).stderr
+    assert "SLURM does not accept the runs" in said
+    assert "invalid partition" in said
+
+
+def test_what_the_cluster_can_never_give_is_a_failure_and_not_an_endless_wait(project: Project) -> None:
     project.params({"executor": EXECUTOR | {"gpus": 16}})
-    assert "SLURM does not accept the runs" in project.run("proctor", "run", code=2).stderr
+    assert "can never start: BadConstraints" in project.run("proctor", "run", code=1).stderr
+    assert str(project.folder) not in slurm("squeue", "-h", "-o", "%Z")
 
 
 def test_three_hundred_runs_are_queued_in_arrays_of_the_allowed_size_and_taken_over_by_the_next_driver(
@@ -458,7 +466,8 @@ def test_groups_with_other_resources_are_arrays_of_their_own() -> None:
     def run(protocol: str, seed: int) -> Run:
         return Run(
             variant="rd", method="rd", hyper_parameters={}, dataset="toy", root=None, categories=None,
-            protocol=protocol, split="all", seed=seed, weights={}, compute={}, evaluate_every=0, fingerprint_parts={},
+            protocol=protocol, split="all", seed=seed, weights={}, compute={}, evaluate_every=0, interference=None,
+            fingerprint_parts={},
         )  # fmt: skip
 
     suite = [run(protocol, seed) for seed in range(3) for protocol in ("one_class", "multi_class")]
