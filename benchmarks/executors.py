@@ -139,7 +139,7 @@ class Slurm:
             # A signal that comes before submitit can handle it would end the job: there is nothing to save yet.
             python=f"""sh -c 'trap "" USR2; exec "$0" "$@"' {executor.slurm_python or shlex.quote(sys.executable)}""",
         )
-        throttle = max(1, executor.jobs * len(runs) // total) if executor.jobs else len(runs)
+        throttle = max(1, round(executor.jobs * len(runs) / total)) if executor.jobs else len(runs)  # its share
         memory = {} if executor.memory_gib is None else {"mem": f"{round(executor.memory_gib * 1024)}M"}
         cluster.update_parameters(
             job_name=_name(),

@@ -23,6 +23,7 @@ import numpy as np
 import psutil
 
 from benchmarks.runs import Run
+from methods.base import InputError
 
 # By category: the images' keys (N,), their scores (N,) and the anomaly maps (N, h, w); of probes, of the first M only.
 Predictions: TypeAlias = Mapping[str, tuple[Sequence[str], np.ndarray, np.ndarray]]
@@ -97,6 +98,9 @@ def save(run: Run, predictions: Predictions, record: Mapping[str, Any], probes: 
         predictions: of the test images.
         record: what else `record.json` must say; see results/README.md.
         probes: of the probes of cross-class interference, if the run makes any.
+
+    Raises:
+        InputError: the disk is full, or cannot be written for another reason.
     """
     for left in scratch_dir(run).glob("partial-*"):  # by a process that was killed
         shutil.rmtree(left, ignore_errors=True)
@@ -120,8 +124,14 @@ def save(run: Run, predictions: Predictions, record: Mapping[str, Any], probes: 
         )
         shutil.rmtree(scratch_dir(run) / "result", ignore_errors=True)
         partial.replace(scratch_dir(run) / "result")
+    except OSError as error:
+        free = shutil.disk_usage(scratch_dir(run)).free >> 20
+        raise InputError(
+            f"{scratch_dir(run).absolute()} cannot take the result ({error}); {free} MiB were free there. Make room, and "
+            "start again: the fit goes on from its last checkpoint."
+        ) from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)  # on a full disk, room to say so
+        shutil.rmtree(partial, ignore_errors=True)  # which also makes room for the status
 
 
 def _write(folder: Path, predictions: Predictions) -> None:

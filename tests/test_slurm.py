@@ -369,7 +369,7 @@ def test_a_full_disk_fails_its_run_with_the_reason_and_room_cures_it(project: Pr
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(scratch)], check=False).returncode:
         pytest.skip("a small file system cannot be mounted here")
     try:
-        assert "No space left on device" in project.run("proctor", "run", code=1).stderr
+        assert "Make room" in project.run("proctor", "run", code=1).stderr
         subprocess.run(["mount", "-o", "remount,size=50m", str(scratch)], check=True)
         project.run("proctor", "run")
         assert_undisturbed(project, 10)
