@@ -127,8 +127,8 @@ def save(run: Run, predictions: Predictions, record: Mapping[str, Any], probes: 
     except OSError as error:
         free = shutil.disk_usage(scratch_dir(run)).free >> 20
         raise InputError(
-            f"{scratch_dir(run).absolute()} cannot take the result ({error}); {free} MiB were free there. Make room, and "
-            "start again: the fit goes on from its last checkpoint."
+            f"{scratch_dir(run).absolute()} cannot take the result ({error}); {free} MiB were free there. Make room, "
+            "and start again: the fit goes on from its last checkpoint."
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)  # which also makes room for the status
