@@ -99,7 +99,8 @@ def status(
     elif as_json:
         print(json.dumps(watching.rows(entries), indent=1))
     else:
-        Console().print(watching.table(watching.rows(entries)))
+        # Into a file or pipe, wide enough for everything.
+        Console(width=None if sys.stdout.isatty() else 200).print(watching.table(watching.rows(entries)))
 
 
 @app.command()

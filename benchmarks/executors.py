@@ -272,7 +272,11 @@ def _queue(columns: str) -> dict[str, str] | None:
 
 
 def _max_array_size() -> int:
-    found = re.search(r"MaxArraySize\s*=\s*(\d+)", _call("scontrol", "show", "config"))
+    """The cluster's; SLURM's own default, less one, if it does not say."""
+    try:
+        found = re.search(r"MaxArraySize\s*=\s*(\d+)", _call("scontrol", "show", "config"))
+    except (OSError, subprocess.SubprocessError):
+        found = None
     return int(found[1]) if found else 1000
 
 

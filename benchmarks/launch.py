@@ -63,6 +63,7 @@ def _launch(runs: Sequence[Run], cluster: Local | Slurm, console: Console) -> No
     with _Display(len(runs), console) as display:
         try:
             while waiting or at_work:
+                begun = time.monotonic()
                 for run in cluster.start(waiting, at_work):
                     waiting.remove(run)
                     at_work.append(run)
@@ -81,7 +82,8 @@ def _launch(runs: Sequence[Run], cluster: Local | Slurm, console: Console) -> No
                 display.refresh(at_work)
                 if parent and _is_gone(parent):
                     raise store.Busy("the DVC that started this command is gone; another one attaches to the runs.")
-                time.sleep(POLL_SECONDS)
+                # Looking at hundreds of files on a busy file system takes its time; it may take a tenth of ours.
+                time.sleep(max(POLL_SECONDS, 9 * (time.monotonic() - begun)))
         except KeyboardInterrupt:
             console.print(cluster.interrupt())
             raise
@@ -91,16 +93,16 @@ class _Mourner:
     """Writes down which runs have lost their job or process, once two inquiries have said so."""
 
     def __init__(self) -> None:
-        self.asked = float("-inf")
+        self.due = float("-inf")
         self.suspects: set[str] = set()
         self.times: Counter[str] = Counter()
 
     def buried(self, at_work: Sequence[Run]) -> list[Run]:
         """Those whose loss is certain by now, with their status files brought up to date."""
-        of_slurm = any("job" in store.read_report(run) for run in at_work)
-        if time.monotonic() - self.asked < (QUEUE_SECONDS if of_slurm else POLL_SECONDS):
+        if time.monotonic() < self.due:
             return []
-        self.asked = time.monotonic()
+        of_slurm = any("job" in store.read_report(run) for run in at_work)
+        self.due = time.monotonic() + (QUEUE_SECONDS if of_slurm else POLL_SECONDS)
         losses = executors.losses(at_work)
         if losses is None:
             return []

@@ -149,9 +149,11 @@ def collect(run: Run) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(target, ignore_errors=True)
     shutil.move(finished, target)
-    shutil.rmtree(log_dir(run), ignore_errors=True)
-    # Its process may still be writing its last lines there.
-    shutil.rmtree(scratch_dir(run), ignore_errors=True)
+    if any(
+        log_dir(run).glob("*_result.pkl")
+    ):  # the last file that submitit writes, without which a job counts as failed
+        shutil.rmtree(log_dir(run), ignore_errors=True)
+    shutil.rmtree(scratch_dir(run), ignore_errors=True)  # where a local process may still be writing its last lines
 
 
 def load(folder: Path) -> tuple[dict[str, Any], dict[str, tuple[list[str], np.ndarray, np.ndarray]]]:

@@ -71,7 +71,11 @@ def last_line(run: Run) -> str:
 def table(found: Sequence[dict[str, Any]]) -> Table:
     """Runs at work first, then those that failed, then the others."""
     order = [State.RUNNING, State.QUEUED, State.FAILED, State.STALE, State.MISSING, State.UNSUPPORTED, State.DONE]
-    drawn = Table(*COLUMNS, title=counts(found))
+    drawn = Table(title=counts(found))
+    for column in COLUMNS:
+        drawn.add_column(
+            column, no_wrap=column not in ("run", "loss"), overflow="ellipsis" if column == "last" else "fold"
+        )
     for row in sorted(found, key=lambda row: order.index(State(row["state"]))):
         shown = row | {
             "elapsed": _clock(row.get("elapsed")),

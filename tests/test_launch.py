@@ -211,7 +211,7 @@ def test_a_process_that_was_killed_is_noticed_and_its_run_fails_with_the_reason(
     path.write_text(path.read_text().replace(f'"pid": {os.getpid()}', f'"pid": {2**22 + 1}'))
     mourner = launch._Mourner()
     assert mourner.buried([run]) == [], "one observation is no proof"
-    mourner.asked = 0
+    mourner.due = 0
     assert mourner.buried([run]) == [run]
     assert store.status(run).state is State.FAILED
     assert "killed, or out of memory" in store.status(run).reason
