@@ -43,7 +43,8 @@ dvc repro 2>&1 | grep -e "^done" -e "^failed"
 
 say "The same on SLURM"
 project disturbed '{name: slurm, device: cpu, gpus: 0, threads: 1, memory_gib: 2}'
-mkdir -p results/teachers && cp ../quiet/results/teachers/*.safetensors results/teachers # already trained, above
+# The teacher is trained, and the images are painted, already.
+cp -r ../quiet/data ../quiet/dvc.lock . && mkdir -p results/teachers && cp ../quiet/results/teachers/*.safetensors results/teachers
 dvc repro >driver1.log 2>&1 &
 driver=$!
 node=$(wait_for_run node 1)
@@ -62,7 +63,7 @@ kill -9 "$(<"$PROCTOR_SLURM_SANDBOX/slurmd-$node.pid")"
 scontrol update "nodename=$node" state=down reason=demo
 squeue
 other=$(sinfo -h -N -p main -t idle,mix,alloc -o %N | head -1)
-until proctor status --json | grep -q "\"node\": \"$other\""; do sleep 1; done
+until [ "$(proctor status --json 2>/dev/null | grep -c "\"node\": \"$other\"")" -ge 1 ]; do sleep 1; done
 
 say "A job of higher priority takes node $other; the runs on it are put back into the queue"
 sbatch -p high -w "$other" --exclusive -o /dev/null --wrap 'sleep 5'
