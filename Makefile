@@ -5,7 +5,7 @@ BIN := .venv/bin
 TESTS := OMP_NUM_THREADS=1 pytest --numprocesses auto --dist loadfile
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test check bench-metrics bench-training clean
+.PHONY: repro test check bench-metrics bench-training bench-launch test-slurm clean
 .DEFAULT_GOAL := repro
 
 .venv/ready: constraints.txt pyproject.toml
@@ -28,8 +28,14 @@ check: .venv/ready
 	mypy
 	$(TESTS)
 
+test-slurm: .venv/ready
+	OMP_NUM_THREADS=1 pytest -m slurm
+
 bench-metrics: .venv/ready
 	python -m benchmarks.bench_metrics
 
 bench-training: .venv/ready
 	python -m benchmarks.bench_training
+
+bench-launch: .venv/ready
+	OMP_NUM_THREADS=1 python -m benchmarks.bench_launch

@@ -17,7 +17,7 @@ from rich.table import Table
 from benchmarks import params as parameters
 from benchmarks import store
 from benchmarks.runs import Run, Unsupported
-from benchmarks.store import State, Status
+from benchmarks.store import State
 from methods.base import InputError
 
 PLAN = store.RESULTS / "plan.json"
@@ -58,10 +58,14 @@ def use(suite: Annotated[str, typer.Argument(help="A name from benchmarks/suites
 @app.command()
 def plan(
     write: Annotated[Path | None, typer.Option(help="Also write the runs there, for the pipeline.")] = None,
+    why: Annotated[str | None, typer.Option(metavar="RUN", help="Say of this run alone what changed.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List every run of the suite, its state, and why it would run."""
+    """List every run of the suite, its state, why it would run, and what that will cost."""
     planned = list(_expand())
+    if why:
+        _explain(next((entry for entry in planned if isinstance(entry, Run) and entry.name == why), None))
+        return
     if write:
         tree: dict[str, Any] = {}
         for entry in planned:
@@ -72,13 +76,43 @@ def plan(
             else:
                 branch["unsupported"] = entry.reason
         store.write_json(write, tree)
-    _print_states(planned, as_json)
+    found = _print_states(planned, as_json)
+    open_ = {row["run"] for row in found if row["state"] in (State.MISSING, State.STALE, State.FAILED)}
+    from benchmarks.forecast import sentences
+
+    pending = [entry for entry in planned if isinstance(entry, Run) and entry.name in open_]
+    for sentence in sentences(pending, parameters.load().executor):
+        console.print(sentence, highlight=False, soft_wrap=True)
 
 
 @app.command()
-def status(as_json: JsonOption = False) -> None:
-    """Show each planned run's state without looking at code or data again: fast, for watching."""
-    _print_states(list(_planned(PLAN)), as_json)
+def status(
+    watch: Annotated[bool, typer.Option(help="Keep it on the screen until no run is at work.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what each planned run is doing, without looking at code or data again."""
+    from benchmarks import watch as watching
+
+    entries = list(_planned(PLAN))
+    if watch:
+        watching.watch(entries, console)
+    elif as_json:
+        print(json.dumps(watching.rows(entries), indent=1))
+    else:
+        # Into a file or pipe, wide enough for everything.
+        Console(width=None if sys.stdout.isatty() else 200).print(watching.table(watching.rows(entries)))
+
+
+@app.command()
+def retry() -> None:
+    """Execute again what failed among the planned runs, and nothing else; `dvc repro` then finds the results."""
+    from benchmarks.launch import launch
+
+    entries = [entry for entry in _planned(PLAN) if isinstance(entry, Run)]
+    failed = [entry for entry in entries if store.status(entry).state is State.FAILED]
+    if failed:
+        launch(failed, parameters.load().executor, console)
+    _collect(failed)
 
 
 @app.command()
@@ -107,16 +141,7 @@ def run(
         from benchmarks.launch import launch
 
         launch(pending, parameters.load().executor, console)
-    for entry in mine:
-        store.collect(entry)
-    failed = [r for r in mine if store.status(r).state is not State.DONE]
-    for entry in failed:
-        _print_failure(entry)
-    if failed:
-        console.print(
-            f"{len(failed)} of {len(mine)} runs did not finish; the finished ones are kept. Start again to retry."
-        )
-        raise typer.Exit(1)
+    _collect(mine)
 
 
 @app.command()
@@ -259,26 +284,58 @@ def _groups() -> list[str]:
 
 def _is_pending(entry: Run, since: float) -> bool:
     state = store.status(entry).state
-    return state in (State.MISSING, State.STALE, State.RUNNING) or (
-        state is State.FAILED and store.failed_at(entry) < since
+    return state in (State.MISSING, State.STALE, State.QUEUED, State.RUNNING) or (
+        state is State.FAILED and store.touched_at(entry) < since
     )
 
 
-def _print_states(entries: Iterable[Run | Unsupported], as_json: bool) -> None:
-    rows = []
-    for entry in entries:
-        state = store.status(entry) if isinstance(entry, Run) else Status(State.UNSUPPORTED, entry.reason)
-        name = entry.name if isinstance(entry, Run) else entry.group
-        rows.append({"run": name, "state": state.state.value, "reason": state.reason})
+def _collect(runs: list[Run]) -> None:
+    """Move finished runs to where they belong; say which did not finish."""
+    for entry in runs:
+        store.collect(entry)
+    failed = [entry for entry in runs if store.status(entry).state is not State.DONE]
+    for entry in failed:
+        _print_failure(entry)
+    if failed:
+        console.print(
+            f"{len(failed)} of {len(runs)} runs did not finish; the finished ones are kept. Start again to retry."
+        )
+        raise typer.Exit(1)
+
+
+def _print_states(entries: Iterable[Run | Unsupported], as_json: bool) -> list[dict[str, Any]]:
+    from benchmarks import watch
+
+    found = watch.rows(entries)
     if as_json:
-        print(json.dumps(rows, indent=1))
-        return
+        print(json.dumps([{key: row[key] for key in ("run", "state", "reason")} for row in found], indent=1))
+        return found
     table = Table("run", "state", "reason")
-    for row in rows:
-        table.add_row(*row.values())
+    for row in found:
+        table.add_row(row["run"], row["state"], row["reason"])
     Console().print(table)
-    counts = {state.value: sum(row["state"] == state for row in rows) for state in State}
-    Console().print(", ".join(f"{count} {state}" for state, count in counts.items() if count))
+    Console().print(watch.counts(found))
+    return found
+
+
+def _explain(entry: Run | None) -> None:
+    """Print each part of a run's fingerprint, then and now."""
+    if entry is None:
+        raise InputError("The suite has no such run; `proctor plan` lists the runs of params.yaml.")
+    state = store.status(entry)
+    console.print(f"{entry.name}: {state.state} {state.reason}", highlight=False, soft_wrap=True)
+    before = store.read_json(store.result_dir(entry) / "record.json")
+    if before is None:
+        return
+    table = Table("part", "stored", "now", "")
+    for part, value in entry.fingerprint_parts.items():
+        stored = str(before["fingerprint_parts"].get(part, "none"))
+        table.add_row(part, stored, value, "" if stored == value else "changed")
+    Console().print(table)
+    for name, now in (before["hyper_parameters"] | entry.hyper_parameters | entry.compute).items():
+        then = (before["hyper_parameters"] | before["compute"]).get(name, "default")
+        if then != now:
+            Console().print(f"{name}: {then} then, {now} now", highlight=False)
 
 
 def _print_failure(entry: Run) -> None:

@@ -1,23 +1,28 @@
-"""Execute runs through submitit, a few at a time, and watch them until each is done or failed."""
+"""Bring runs to their end: start them, watch their status files, start again what the cluster took away."""
 
 from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Sequence
 
+import psutil
 import submitit
 from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from benchmarks import runner, store
+from benchmarks import executors, runner, store
+from benchmarks.executors import Local, Loss, Slurm
 from benchmarks.params import Executor
 from benchmarks.runs import Run
 from benchmarks.store import State
 
 POLL_SECONDS = 0.5
-UNLIMITED_MINUTES = 60 * 24 * 365  # submitit ends a local job after two minutes unless it is told otherwise
+QUEUE_SECONDS = 10  # between two questions to SLURM, which one driver asks for all runs together
+LOCK_SECONDS = 5  # in which a driver notices that the DVC that started it is gone
+TIMES_LOST = 5  # a run that the cluster takes away more often, in one launch, has failed
 
 
 def launch(runs: Sequence[Run], executor: Executor, console: Console) -> None:
@@ -25,14 +30,15 @@ def launch(runs: Sequence[Run], executor: Executor, console: Console) -> None:
 
     Raises:
         store.Busy: another driver is at work here.
+        InputError: the cluster does not accept the runs.
     """
     store.RESULTS.joinpath("scratch").mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(store.RESULTS / "scratch" / "launch.lock", timeout=0):
+        with FileLock(store.RESULTS / "scratch" / "launch.lock", timeout=LOCK_SECONDS):
             if executor.name == "debug":
                 _launch_here(runs, executor, console)
             else:
-                _launch_local(runs, executor, console)
+                _launch(runs, Slurm(executor) if executor.name == "slurm" else Local(executor), console)
     except Timeout:
         raise store.Busy(
             f"another proctor is launching runs in {store.RESULTS.resolve()}; wait for it, or stop it and start again "
@@ -41,76 +47,94 @@ def launch(runs: Sequence[Run], executor: Executor, console: Console) -> None:
 
 
 def _launch_here(runs: Sequence[Run], executor: Executor, console: Console) -> None:
-    device = _device(executor)
     for run in runs:
         console.print(f"start {run.name}")
         job = submitit.DebugExecutor(folder=store.scratch_dir(run) / "log").submit(
-            runner.execute, run, device, executor.threads or os.cpu_count() or 1, executor.cache_gib
+            runner.execute, run, executors.device(executor), executor.threads or os.cpu_count() or 1, executor.cache_gib
         )
         # Read before anything else: result() of a failed debug job opens a debugger.
         _say_end(run, job.exception(), console)
 
 
-def _launch_local(runs: Sequence[Run], executor: Executor, console: Console) -> None:
-    device = _device(executor)
-    cores, gpus = os.cpu_count() or 1, _count_gpus() if device.startswith("cuda") else 0
-    slots = executor.jobs or gpus or cores
-    threads = executor.threads or max(1, cores // slots)
-    waiting = [run for run in runs if store.status(run).state is not State.RUNNING]
-    attached = [run for run in runs if run not in waiting]
-    jobs: dict[int, tuple[Run, submitit.Job[None]]] = {}  # by slot
-
+def _launch(runs: Sequence[Run], cluster: Local | Slurm, console: Console) -> None:
+    at_work = [run for run in runs if store.status(run).state in (State.QUEUED, State.RUNNING)]
+    waiting = [run for run in runs if run not in at_work]
+    mourner, parent = _Mourner(), _dvc()
     with _Display(len(runs), console) as display:
         try:
-            while waiting or jobs or attached:
-                for slot in range(slots - len(attached)):
-                    if slot not in jobs and waiting:
-                        run = waiting.pop(0)
-                        local = submitit.LocalExecutor(folder=store.scratch_dir(run) / "log")
-                        gpu = {"gpus_per_node": 1, "visible_gpus": [slot % gpus]} if gpus else {}
-                        local.update_parameters(timeout_min=UNLIMITED_MINUTES, **gpu)
-                        job = local.submit(runner.execute, run, device, threads, executor.cache_gib)
-                        # Until the job speaks for itself: a driver that takes over must not submit it again.
-                        store.report(run, "running", pid=int(job.job_id))
-                        jobs[slot] = (run, job)
-                        display.started(run)
-                for slot, (run, job) in list(jobs.items()):
-                    if job.done():
-                        del jobs[slot]
-                        if store.status(run).state not in (State.DONE, State.FAILED):
-                            store.report(run, "failed", error=f"its process ended without a result ({job.state})")
+            while waiting or at_work:
+                begun = time.monotonic()
+                for run in cluster.start(waiting, at_work):
+                    waiting.remove(run)
+                    at_work.append(run)
+                    display.started(run)
+                for run in list(at_work):
+                    if store.status(run).state in (State.DONE, State.FAILED):
+                        at_work.remove(run)
                         display.ended(run)
-                for run in list(attached):
-                    if store.status(run).state is not State.RUNNING:
-                        attached.remove(run)
-                        if store.status(run).state is State.MISSING:
-                            waiting.append(run)
-                        else:
-                            display.ended(run)
-                display.refresh([run for run, _ in jobs.values()] + attached)
-                time.sleep(POLL_SECONDS)
+                for run in mourner.buried(at_work):
+                    at_work.remove(run)
+                    if store.status(run).state is State.FAILED:
+                        display.ended(run)
+                    else:
+                        waiting.append(run)
+                        display.lost(run)
+                display.refresh(at_work)
+                if parent and _is_gone(parent):
+                    raise store.Busy("the DVC that started this command is gone; another one attaches to the runs.")
+                # Looking at hundreds of files on a busy file system takes its time; it may take a tenth of ours.
+                time.sleep(max(POLL_SECONDS, 9 * (time.monotonic() - begun)))
         except KeyboardInterrupt:
-            for _, job in jobs.values():
-                job.cancel()
-            console.print("Stopped. What is finished is kept; the same command takes up the rest.")
+            console.print(cluster.interrupt())
             raise
 
 
-def _device(executor: Executor) -> str:
-    if executor.device != "auto":
-        return executor.device
-    return "cuda" if _count_gpus() else "cpu"
+class _Mourner:
+    """Writes down which runs have lost their job or process, once two inquiries have said so."""
+
+    def __init__(self) -> None:
+        self.due = float("-inf")
+        self.suspects: set[str] = set()
+        self.times: Counter[str] = Counter()
+
+    def buried(self, at_work: Sequence[Run]) -> list[Run]:
+        """Those whose loss is certain by now, with their status files brought up to date."""
+        if time.monotonic() < self.due:
+            return []
+        of_slurm = any("job" in store.read_report(run) for run in at_work)
+        self.due = time.monotonic() + (QUEUE_SECONDS if of_slurm else POLL_SECONDS)
+        losses = executors.losses(at_work)
+        if losses is None:
+            return []
+        certain = [run for run in at_work if run.fingerprint in self.suspects & set(losses)]
+        self.suspects = set(losses)
+        for run in certain:
+            self._bury(run, losses[run.fingerprint])
+        return certain
+
+    def _bury(self, run: Run, loss: Loss) -> None:
+        self.times[run.fingerprint] += 1
+        often = self.times[run.fingerprint] > TIMES_LOST
+        state = "lost" if loss.again and not often else "failed"
+        reason = f"{loss.reason}; that was the {TIMES_LOST + 1}th time" if often and loss.again else loss.reason
+        if job := store.read_report(run).get("job"):
+            executors.forget(job)
+            store.report_job(run, state, job, error=reason)
+        else:
+            store.report(run, state, error=reason)
 
 
-def _count_gpus() -> int:
-    import torch
-
-    return torch.cuda.device_count()
+def _dvc() -> psutil.Process | None:
+    """The DVC that runs this command as a stage. When it is killed, nothing stops the command; it must see to that."""
+    if "DVC_STAGE" not in os.environ:
+        return None
+    parents = psutil.Process().parents()
+    return next((process for process in parents if any("dvc" in word for word in process.cmdline()[:3])), None)
 
 
 def log_tail(run: Run, lines: int = 15) -> str:
     """Where a run's log lies, and its last lines."""
-    logs = sorted((store.scratch_dir(run) / "log").glob("*_log.*"), key=lambda path: path.stat().st_mtime)
+    logs = sorted(store.log_dir(run).glob("*_log.*"), key=lambda path: path.stat().st_mtime)
     if not logs:
         return ""
     text = "\n".join(line for path in logs[-2:] for line in path.read_text(errors="replace").splitlines()[-lines:])
@@ -121,6 +145,10 @@ def _say_end(run: Run, error: object, console: Console) -> None:
     state = store.status(run)
     mark = "[green]done[/]" if error is None and state.state is State.DONE else "[red]failed[/]"
     console.print(f"{mark} {run.name} {state.reason}", highlight=False, soft_wrap=True)
+
+
+def _is_gone(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
 class _Display:
@@ -157,10 +185,13 @@ class _Display:
         self.progress.advance(self.whole)
         _say_end(run, None, self.console)
 
+    def lost(self, run: Run) -> None:
+        self.console.print(f"[yellow]again[/] {run.name} {store.status(run).reason}", highlight=False, soft_wrap=True)
+
     def refresh(self, at_work: Sequence[Run]) -> None:
         for run in at_work:
-            report = store.read_json(store.scratch_dir(run) / "status.json")
-            if report is None or "phase" not in report:
+            report = store.read_report(run)
+            if "phase" not in report:
                 continue
             if run.name not in self.rows:
                 self.rows[run.name] = self.progress.add_task(run.name, detail="")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -31,14 +32,34 @@ class Interference(BaseModel, extra="forbid", frozen=True):
     images: int = Field(100, ge=1)  # of each ratio, and with a patch
 
 
-class Executor(BaseModel, extra="forbid", frozen=True):
+class Resources(BaseModel, extra="forbid", frozen=True):
+    """What each run may take. All but `threads` is asked of SLURM only; None leaves it to the cluster."""
+
+    threads: int = Field(0, ge=0)  # 0: the cores shared out over the jobs; with SLURM 4
+    partition: str | None = None
+    account: str | None = None
+    minutes: int = Field(24 * 60, ge=1)  # a run that needs longer goes on from its last checkpoint, in a new job
+    gpus: int = Field(1, ge=0)
+    memory_gib: float | None = Field(None, gt=0)
+
+
+class Executor(Resources):
     """Where runs are executed: part of no fingerprint, so that changing it re-runs nothing."""
 
-    name: Literal["local", "debug"] = "local"  # processes through submitit, or one after another in this process
-    device: str = "auto"  # a torch device; auto: cuda where there is one
-    jobs: int = Field(0, ge=0)  # runs at a time; 0: one per core without a GPU, else one
-    threads: int = Field(0, ge=0)  # of each run; 0: the cores shared out over the jobs
+    # Processes through submitit; job arrays on a cluster; or one after another in this process.
+    name: Literal["local", "slurm", "debug"] = "local"
+    device: str = "auto"  # a torch device; auto: cuda where there is one, with SLURM where `gpus` is not 0
+    jobs: int = Field(0, ge=0)  # runs at a time; 0: one per GPU, else one per core; with SLURM as many as it will
     cache_gib: float = Field(4.0, ge=0)  # memory of each run for teacher features
+    resources: dict[str, Resources] = {}  # for groups (VARIANT-DATASET-PROTOCOL) that match a pattern; later ones win
+    slurm_setup: list[str] = []  # shell commands before a job's Python: `module load cuda`, `source …`
+    slurm_python: str | None = None  # how a job starts Python: `apptainer exec --nv lab.sif python`; None: as here
+    slurm_additional: dict[str, str | int | bool] = {}  # further options of sbatch: `{qos: long, constraint: a100}`
+
+    def for_group(self, group: str) -> Executor:
+        """These settings, with what `resources` says of a group."""
+        stated = [r.model_dump(exclude_unset=True) for pattern, r in self.resources.items() if fnmatch(group, pattern)]
+        return self.model_copy(update={name: value for entry in stated for name, value in entry.items()})
 
 
 class Variant(BaseModel, extra="allow", frozen=True):

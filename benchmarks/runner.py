@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import resource
+import shutil
+import socket
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -21,36 +24,142 @@ import platformdirs
 import torch
 from numpy.typing import NDArray
 from pydantic_core import to_jsonable_python
+from submitit.helpers import DelayedSubmission
 
 import methods
-from benchmarks import datasets, interference, protocols, store, trajectory
+from benchmarks import datasets, interference, protocols, runs, store, trajectory
 from benchmarks.params import Compute
 from benchmarks.runs import Run
 from methods.base import Context, InputError, Method, Progress, Sample
+
+FRUITLESS_STOPS = 5
+
+
+@dataclass(kw_only=True)
+class Job:
+    """A run as it is submitted.
+
+    Attributes:
+        folder: the project's folder, absolute, as the driver sees it.
+        gpu: of a machine's GPUs, the one that is leased to this run; None: as the environment says.
+        stops: how often in a row the run was stopped from outside before it had written a new checkpoint.
+    """
+
+    run: Run
+    folder: Path
+    device: str
+    threads: int
+    cache_gib: float
+    gpu: str | None = None
+    stops: int = 0
+    begun: float = 0.0  # when the checkpoint that this process found was written
+
+    def __call__(self) -> None:
+        try:
+            os.chdir(self.folder)
+        except OSError as error:
+            raise InputError(_unseen(self.folder, error)) from None
+        if not store.scratch_dir(self.run).is_dir():
+            raise InputError(_unseen(store.scratch_dir(self.run).absolute(), "it is not there"))
+        if self.gpu is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = self.gpu
+        self.begun = self._checkpoint_time()
+        execute(self.run, self.device, self.threads, self.cache_gib)
+
+    def checkpoint(self) -> DelayedSubmission:
+        """What submitit puts back into the queue when SLURM announces the end of the time or of the patience.
+
+        There is nothing to save here: a fit saves its state by the clock, and the end may come unannounced.
+        """
+        self.stops = 0 if self._checkpoint_time() > self.begun else self.stops + 1
+        if self.stops >= FRUITLESS_STOPS:
+            raise InputError(
+                f"stopped {self.stops} times in a row before it had written a new checkpoint: its jobs are pre-empted "
+                "too soon, or `executor.minutes` is too short for the method."
+            )
+        job = store.read_report(self.run).get("job")
+        if job:
+            store.report_job(self.run, "queued", job)
+        return DelayedSubmission(self)
+
+    def _checkpoint_time(self) -> float:
+        path = _checkpoint(self.run)
+        return path.stat().st_mtime if path.exists() else 0.0
+
+
+def _unseen(path: Path, error: object) -> str:
+    return (
+        f"{socket.gethostname()} does not see {path} ({error}): the project must lie on a file system that all nodes "
+        "share, under the same path."
+    )
+
+
+def _checkpoint(run: Run) -> Path:
+    return store.scratch_dir(run) / "checkpoint.pt"
 
 
 def execute(run: Run, device: str, threads: int, cache_gib: float) -> None:
     """Carry a run from its data to its stored result. What it does, and how it fails, is in its status file.
 
     Raises:
+        store.Superseded: another process has claimed the run meanwhile.
         Exception: whatever the method raised, once it is in the status file.
     """
     torch.set_num_threads(threads)
-    started = time.time()
-
-    def say(progress: Progress) -> None:
-        store.report(run, "running", started=started, **progress._asdict())
-
+    claim = store.Claim(run, **_place())
     try:
-        say(Progress("fit", 0, 1))
-        _execute(run, device, cache_gib, say)
+        _refuse_drift(run)
+        _execute(run, device, cache_gib, claim)
+    except store.Superseded:
+        raise
     except Exception as error:  # an interrupt is none: such a run resumes
         message = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-        store.report(run, "failed", started=started, error=message, traceback=traceback.format_exc())
+        claim.say("failed", error=message, traceback=traceback.format_exc())
         raise
 
 
-def _execute(run: Run, device: str, cache_gib: float, say: Any) -> None:
+def _place() -> dict[str, str]:
+    """Where this process runs: its SLURM job and node, the GPU that it was given."""
+    variables = os.environ
+    place = {}
+    if "SLURM_JOB_ID" in variables and variables.get("SUBMITIT_EXECUTOR") == "slurm":
+        element = (
+            "{SLURM_ARRAY_JOB_ID}_{SLURM_ARRAY_TASK_ID}" if "SLURM_ARRAY_JOB_ID" in variables else "{SLURM_JOB_ID}"
+        )
+        place = {"job": element.format_map(variables), "node": variables.get("SLURMD_NODENAME", platform.node())}
+    if variables.get("CUDA_VISIBLE_DEVICES"):
+        place["gpu"] = variables["CUDA_VISIBLE_DEVICES"]
+    return place
+
+
+def _refuse_drift(run: Run) -> None:
+    """What runs must be what was planned: between the two, files may have been edited."""
+    if changed := runs.changed_parts(run):
+        raise InputError(
+            f"changed since this run was planned: {', '.join(changed)}. Start again, and it is planned as it is now."
+        )
+
+
+def _progress(claim: store.Claim) -> Callable[[Progress], None]:
+    """Report progress with the seconds that are left of its phase, by the pace since this process began with it."""
+    first: dict[str, tuple[int, float]] = {}  # by phase: what was done at its first report, and when
+
+    def say(progress: Progress) -> None:
+        done, when = first.setdefault(progress.phase, (progress.done, time.monotonic()))
+        pace = (time.monotonic() - when) / (progress.done - done) if progress.done > done else None
+        left = None if pace is None else round(pace * (progress.total - progress.done), 1)
+        claim.say("running", **progress._asdict(), left=left)
+
+    return say
+
+
+def _execute(run: Run, device: str, cache_gib: float, claim: store.Claim) -> None:
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(
+            f"torch {torch.__version__} finds no GPU on {socket.gethostname()} (CUDA_VISIBLE_DEVICES="
+            f"{os.environ.get('CUDA_VISIBLE_DEVICES')!r}). Ask for one by `executor.gpus`, mend its driver, or set "
+            "`executor.device: cpu`."
+        )
     dataset = datasets.load(run.dataset, run.root, run.categories)
     split = next(split for split in protocols.expand(run.protocol, dataset) if split.name == run.split)
     context = Context(
@@ -60,10 +169,10 @@ def _execute(run: Run, device: str, cache_gib: float, say: Any) -> None:
         weights={name: Path(path) for name, path in run.weights.items()},
         cache=Path(platformdirs.user_cache_dir("proctor")) / f"{run.dataset}-{dataset.revision()[:16]}",
         cache_gib=cache_gib,
-        checkpoint=store.scratch_dir(run) / "checkpoint.pt",
+        checkpoint=_checkpoint(run),
         judge=trajectory.judge(dataset, split) if run.evaluate_every else None,
         judge_every=run.evaluate_every or 1,
-        progress=say,
+        progress=_progress(claim),
     )
     method = methods.create(run.method, **run.hyper_parameters)
     train = [dataset.sample(item) for item in split.train]
@@ -73,10 +182,17 @@ def _execute(run: Run, device: str, cache_gib: float, say: Any) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
     begun = time.perf_counter()
-    method.fit(train, validation, context)
+    try:
+        method.fit(train, validation, context)
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"out of GPU memory in training: {error}. Ask for a larger GPU, or run fewer on each (`executor.jobs`). "
+            "A smaller batch would be another experiment: declare it as a variant."
+        ) from error
     fitted = time.perf_counter()
-    scores, maps = _predict(run, method, test, context)
+    scores, maps, predict_batch = _predict(run, method, test, context)
     predicted = time.perf_counter()
+    claim.say("running", phase="store", done=0, total=1, terms={})
 
     predictions, at = {}, 0
     for category, items in split.test.items():
@@ -86,7 +202,8 @@ def _execute(run: Run, device: str, cache_gib: float, say: Any) -> None:
     probes: dict[str, tuple[list[str], np.ndarray, np.ndarray]] = {}
     for category in split.test if run.interference else ():
         drawn = interference.probes(dataset, category, **run.interference or {})
-        scores, maps = _predict(run, method, [interference.sample(dataset, probe) for probe in drawn], context)
+        samples = [interference.sample(dataset, probe) for probe in drawn]
+        scores, maps, _ = _predict(run, method, samples, replace(context, predict_batch=predict_batch))
         pasted = sum(probe.kind == "cut_paste" for probe in drawn)  # these come first; of a mixture the score will do
         probes[category] = ([probe.key for probe in drawn], scores, maps[:pasted].copy())
     record = {
@@ -100,6 +217,11 @@ def _execute(run: Run, device: str, cache_gib: float, say: Any) -> None:
         **method.record,
         "provenance": _provenance(device)
         | {
+            "job": claim.facts.get("job"),
+            "attempts": claim.facts["attempts"],
+            "queue_seconds": claim.facts["waited"],
+            "wall_seconds": round(claim.elapsed, 3),
+            "predict_batch": predict_batch,
             "fit_seconds": round(fitted - begun, 3),
             "predict_seconds": round(predicted - fitted, 3),
             "test_images_per_second": round(len(test) / (predicted - fitted), 3),
@@ -110,13 +232,20 @@ def _execute(run: Run, device: str, cache_gib: float, say: Any) -> None:
 
 def _predict(
     run: Run, method: Method, samples: Sequence[Sample], context: Context
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Scores (N,) and anomaly maps (N, h, w).
+) -> tuple[NDArray[np.float32], NDArray[np.float32], int]:
+    """Scores (N,), anomaly maps (N, h, w), and the batch size: smaller than asked for where a GPU's memory is short.
 
     Raises:
         ValueError: the method broke its contract.
     """
-    answers = list(method.predict(samples, context))
+    try:
+        answers = list(method.predict(samples, context))
+    except torch.OutOfMemoryError:
+        context = replace(context, predict_batch=max(1, context.predict_batch // 4))
+        answers = []
+    if not answers:  # outside of the handler, whose traceback holds on to the tensors
+        torch.cuda.empty_cache()
+        answers = list(method.predict(samples, context))
     scores = np.array([answer.score for answer in answers], np.float32)
     maps = np.stack([answer.anomaly_map.numpy() for answer in answers]).astype(np.float32)
     if len(answers) != len(samples) or maps.ndim != 3 or not (np.isfinite(scores).all() and np.isfinite(maps).all()):
@@ -125,27 +254,36 @@ def _predict(
             f"{maps.shape}, {(~np.isfinite(scores)).sum()} scores and {(~np.isfinite(maps)).sum()} pixels that are no "
             "finite number"
         )
-    return scores, maps
+    return scores, maps, context.predict_batch
 
 
 def _provenance(device: str) -> dict[str, Any]:
     """Where, when and with what a run was made."""
-
-    def git(*arguments: str) -> str:
-        answer = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-        return answer.stdout.strip() if answer.returncode == 0 else ""
-
     cuda = device.startswith("cuda")
     kibibyte = 1 if sys.platform == "darwin" else 1024
+    patch = _output("git", "diff", "HEAD", "--binary")
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git_commit": git("rev-parse", "HEAD") or None,
-        "git_dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
+        "git_commit": _output("git", "rev-parse", "HEAD").strip() or None,
+        "git_dirty": bool(patch),
+        "git_patch": hashlib.sha256(patch.encode()).hexdigest() if patch else None,
         "host": platform.node(),
         "device": torch.cuda.get_device_name(device) if cuda else f"{platform.machine()} CPU, {os.cpu_count()} cores",
+        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").split("\n")[0] or None,
         "threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("proctor", "torch", "torchvision", "timm", "numpy", "scikit-learn")},
+        "versions": {
+            "python": platform.python_version(), "system": platform.platform(),
+            "cuda": torch.version.cuda if cuda else None, "cudnn": torch.backends.cudnn.version() if cuda else None,
+            **{name: version(name) for name in ("proctor", "torch", "torchvision", "timm", "numpy", "scikit-learn")},
+        },
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kibibyte,
         "peak_device_memory_bytes": torch.cuda.max_memory_allocated(device) if cuda else None,
-    }
+    }  # fmt: skip
+
+
+def _output(*command: str) -> str:
+    """What a program prints; empty if it fails or is not installed, as git may be on a node."""
+    if shutil.which(command[0]) is None:
+        return ""
+    answer = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    return answer.stdout if answer.returncode == 0 else ""

@@ -14,7 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from benchmarks.params import Params
+from benchmarks.params import Compute, Interference, Params, Variant
 from methods.base import InputError, Method
 
 
@@ -77,8 +77,11 @@ def digest(value: Any) -> str:
     return hashlib.blake2b(json.dumps(value, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
 
 
-def expand(params: Params) -> Iterator[Run | Unsupported]:
+def expand(params: Params, only: str | None = None) -> Iterator[Run | Unsupported]:
     """Every run of a suite; neighbours differ in split first, so that runs at work together share little.
+
+    Args:
+        only: the name of one run; nothing else is looked at.
 
     Raises:
         InputError: whatever can be known before any training: an unknown method, hyper-parameter, data set or protocol,
@@ -87,7 +90,7 @@ def expand(params: Params) -> Iterator[Run | Unsupported]:
     from benchmarks import datasets, interference, protocols
 
     loaded = {d: datasets.load(d, params.roots.get(d), params.categories.get(d)) for d in params.datasets}
-    for dataset in loaded.values():
+    for dataset in () if only else loaded.values():
         dataset.check()
         if params.interference:
             interference.check(dataset)
@@ -108,6 +111,9 @@ def expand(params: Params) -> Iterator[Run | Unsupported]:
                     continue
                 splits = protocols.expand(protocol, dataset)
                 for seed, split in product(params.seeds, splits):
+                    name_of_run = f"{variant}-{name}-{protocol}/{split.name}-seed{seed}"
+                    if only not in (None, name_of_run):
+                        continue
                     keys = [[i.key for i in part] for part in (split.train, split.validation, *split.test.values())]
                     yield Run(
                         **of_variant,
@@ -122,9 +128,36 @@ def expand(params: Params) -> Iterator[Run | Unsupported]:
                         | shared
                         | {
                             "data": digest([revision(name, tuple(split.test)), keys]),
-                            "run": f"{variant}-{name}-{protocol}/{split.name}-seed{seed}",
+                            "run": name_of_run,
                         },
                     )
+
+
+def changed_parts(run: Run) -> list[str]:
+    """The parts of a run's fingerprint that differ from what code, data and weights say now.
+
+    Raises:
+        InputError: as `expand`.
+    """
+    params = Params(
+        suite="",
+        methods=[run.variant],
+        variants={run.variant: Variant(method=run.method, **run.hyper_parameters)},
+        datasets=[run.dataset],
+        roots={run.dataset: Path(run.root)} if run.root else {},
+        categories={run.dataset: run.categories} if run.categories else {},
+        protocols=[run.protocol],
+        seeds=[run.seed],
+        weights={name: Path(path) for name, path in run.weights.items()},
+        pretrain=[],
+        conventions=["default"],
+        compute=Compute(**run.compute),
+        evaluate_every=run.evaluate_every,
+        interference=Interference(**run.interference) if run.interference else None,
+    )
+    now = next((entry for entry in expand(params, run.name) if isinstance(entry, Run)), None)
+    parts = now.fingerprint_parts if now else {}
+    return [part for part, value in run.fingerprint_parts.items() if parts.get(part) != value]
 
 
 def _check_budget(params: Params) -> None:
@@ -143,7 +176,6 @@ def _check_budget(params: Params) -> None:
 def _variant(variant: str, params: Params) -> tuple[type[Method], dict[str, Any], dict[str, str]]:
     """A variant's method, and what all its runs share: fields of `Run`, and parts of the fingerprint."""
     import methods
-    from methods import teachers
 
     declared = params.variants.get(variant)
     name = declared.method if declared else variant
@@ -157,8 +189,12 @@ def _variant(variant: str, params: Params) -> tuple[type[Method], dict[str, Any]
             "them during training: set `evaluate_every: 5`, say, or selection 'last'."
         )
     teacher, weights = getattr(instance, "teacher", None), params.weight_files
+    teacher_part = "none"
     if teacher:
+        from methods import teachers  # brings timm, which takes seconds to import
+
         teachers.load(teacher, weights)  # weights of another architecture are refused here, not in every job
+        teacher_part = teachers.digest(teacher, weights)
     compute = params.compute.model_dump()
     fields = {
         "variant": variant,
@@ -171,7 +207,7 @@ def _variant(variant: str, params: Params) -> tuple[type[Method], dict[str, Any]
     parts = {
         "method code": digest(sources(method.__module__)),
         "hyper-parameters": digest(asdict(instance)),
-        "teacher": teachers.digest(teacher, weights) if teacher else "none",
+        "teacher": teacher_part,
         "compute": digest(compute),
     }
     if folders := [value for value in asdict(instance).values() if isinstance(value, Path)]:

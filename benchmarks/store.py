@@ -10,8 +10,11 @@ import json
 import os
 import shutil
 import socket
+import threading
 import time
+import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -20,22 +23,31 @@ import numpy as np
 import psutil
 
 from benchmarks.runs import Run
+from methods.base import InputError
 
 # By category: the images' keys (N,), their scores (N,) and the anomaly maps (N, h, w); of probes, of the first M only.
 Predictions: TypeAlias = Mapping[str, tuple[Sequence[str], np.ndarray, np.ndarray]]
 
 RESULTS = Path("results")
 SCHEMA = 1
+BEAT_SECONDS = 30  # how often a run at work touches its status file
+SILENT_SECONDS = 300  # on another host, a run that was silent for this long is taken for dead
+CARRIED = ("attempts", "elapsed", "waited")  # what a status says of all of a run's attempts together
 
 
 class Busy(RuntimeError):
     """Another driver is launching runs in this folder."""
 
 
+class Superseded(RuntimeError):
+    """Another process has claimed this one's run: it must stop and store nothing."""
+
+
 class State(StrEnum):
     DONE = "done"
     MISSING = "missing"
     STALE = "stale"
+    QUEUED = "queued"
     RUNNING = "running"
     FAILED = "failed"
     UNSUPPORTED = "unsupported"
@@ -63,16 +75,19 @@ def scratch_dir(run: Run) -> Path:
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file whole: a reader sees the old content or the new, never half."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=1) + "\n")
-    temporary.replace(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        temporary.write_text(json.dumps(value, indent=1) + "\n")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
     """The content of a JSON file, or None if it is absent or no JSON."""
     try:
         return json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, ValueError):
         return None
 
 
@@ -83,27 +98,40 @@ def save(run: Run, predictions: Predictions, record: Mapping[str, Any], probes: 
         predictions: of the test images.
         record: what else `record.json` must say; see results/README.md.
         probes: of the probes of cross-class interference, if the run makes any.
+
+    Raises:
+        InputError: the disk is full, or cannot be written for another reason.
     """
-    partial = scratch_dir(run) / "partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    _write(partial, predictions)
-    if probes:
-        _write(partial / "interference", probes)
-        listed = {category: {"keys": list(keys), "maps": len(maps)} for category, (keys, _, maps) in probes.items()}
-        record = {**record, "interference": listed}
-    write_json(
-        partial / "record.json",
-        {
-            "schema": SCHEMA,
-            **{k: getattr(run, k) for k in ("variant", "method", "dataset", "protocol", "split", "seed")},
-            "fingerprint": run.fingerprint,
-            "fingerprint_parts": run.fingerprint_parts,
-            "categories": {category: {"keys": list(keys)} for category, (keys, _, _) in predictions.items()},
-            **record,
-        },
-    )
-    shutil.rmtree(scratch_dir(run) / "result", ignore_errors=True)
-    partial.replace(scratch_dir(run) / "result")
+    for left in scratch_dir(run).glob("partial-*"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    partial = scratch_dir(run) / f"partial-{uuid.uuid4().hex}"
+    try:
+        _write(partial, predictions)
+        if probes:
+            _write(partial / "interference", probes)
+            listed = {category: {"keys": list(keys), "maps": len(maps)} for category, (keys, _, maps) in probes.items()}
+            record = {**record, "interference": listed}
+        write_json(
+            partial / "record.json",
+            {
+                "schema": SCHEMA,
+                **{k: getattr(run, k) for k in ("variant", "method", "dataset", "protocol", "split", "seed")},
+                "fingerprint": run.fingerprint,
+                "fingerprint_parts": run.fingerprint_parts,
+                "categories": {category: {"keys": list(keys)} for category, (keys, _, _) in predictions.items()},
+                **record,
+            },
+        )
+        shutil.rmtree(scratch_dir(run) / "result", ignore_errors=True)
+        partial.replace(scratch_dir(run) / "result")
+    except OSError as error:
+        free = shutil.disk_usage(scratch_dir(run)).free >> 20
+        raise InputError(
+            f"{scratch_dir(run).absolute()} cannot take the result ({error}); {free} MiB were free there. Make room, "
+            "and start again: the fit goes on from its last checkpoint."
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # which also makes room for the status
 
 
 def _write(folder: Path, predictions: Predictions) -> None:
@@ -121,7 +149,11 @@ def collect(run: Run) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(target, ignore_errors=True)
     shutil.move(finished, target)
-    shutil.rmtree(scratch_dir(run))
+    if any(
+        log_dir(run).glob("*_result.pkl")
+    ):  # the last file that submitit writes, without which a job counts as failed
+        shutil.rmtree(log_dir(run), ignore_errors=True)
+    shutil.rmtree(scratch_dir(run), ignore_errors=True)  # where a local process may still be writing its last lines
 
 
 def load(folder: Path) -> tuple[dict[str, Any], dict[str, tuple[list[str], np.ndarray, np.ndarray]]]:
@@ -162,7 +194,7 @@ def _read(folder: Path, listed: Mapping[str, Any]) -> dict[str, tuple[list[str],
 
 
 def status(run: Run) -> Status:
-    """The state of a run, from the disk alone."""
+    """The state of a run, from the disk alone: a job of SLURM counts as alive until a driver learns that it is not."""
     for folder in (scratch_dir(run) / "result", result_dir(run)):
         record = read_json(folder / "record.json")
         if record is not None and record.get("fingerprint") == run.fingerprint:
@@ -172,13 +204,9 @@ def status(run: Run) -> Status:
             except ValueError as error:
                 return Status(State.STALE, str(error))
             return Status(State.DONE)
-    report = read_json(scratch_dir(run) / "status.json")
-    if report is not None and report["state"] == "failed":
-        return Status(State.FAILED, report["error"])
-    if report is not None:
-        if alive(report):
-            return Status(State.RUNNING, f"process {report['pid']} on {report['host']}")
-        return Status(State.MISSING, "its process ended without a result; it resumes from its last checkpoint")
+    report = read_report(run)
+    if report:
+        return _at_work(run, report)
     record = read_json(result_dir(run) / "record.json")
     if record is None:
         return Status(State.MISSING)
@@ -187,17 +215,53 @@ def status(run: Run) -> Status:
     return Status(State.STALE, "changed: " + ", ".join(changed))
 
 
-def failed_at(run: Run) -> float:
-    """When a failed run failed, in seconds since the epoch."""
+def _at_work(run: Run, report: Mapping[str, Any]) -> Status:
+    if report["state"] == "failed":
+        return Status(State.FAILED, report["error"])
+    if report["state"] == "lost":
+        return Status(State.MISSING, report["error"])
+    if report["state"] == "queued":
+        return Status(State.QUEUED, f"job {report['job']}")
+    if "job" in report:
+        return Status(State.RUNNING, f"job {report['job']} on {report['node']}")
+    if alive(report, silence(run)):
+        return Status(State.RUNNING, f"process {report['pid']} on {report['host']}")
+    return Status(State.MISSING, "its process ended without a result; it resumes from its last checkpoint")
+
+
+def read_report(run: Run) -> dict[str, Any]:
+    """What a run's process, or its driver, wrote last about it; empty if nothing."""
+    return read_json(scratch_dir(run) / "status.json") or {}
+
+
+def log_dir(run: Run) -> Path:
+    """Where the output of a run's last process lies."""
+    job = read_report(run).get("job")
+    return RESULTS / "scratch" / "slurm" / job if job else scratch_dir(run) / "log"
+
+
+def touched_at(run: Run) -> float:
+    """When a run's status file was last written or touched, in seconds since the epoch by the file system's clock."""
     return (scratch_dir(run) / "status.json").stat().st_mtime
 
 
-def alive(report: Mapping[str, Any]) -> bool:
-    """Whether the process that wrote a status still exists; if on another host, whether it wrote lately."""
+def silence(run: Run) -> float:
+    """Seconds since a run's status file was last touched. Only the file system's clock is asked: hosts' may differ."""
+    clock = RESULTS / "scratch" / f".clock-{os.getpid()}"
+    clock.touch()
+    now = clock.stat().st_mtime
+    clock.unlink()
+    return max(0.0, now - touched_at(run))
+
+
+def alive(report: Mapping[str, Any], silent: float) -> bool:
+    """Whether the process that wrote a status still exists; if on another host, whether it was silent for long."""
     if report["host"] != socket.gethostname():
-        return time.time() - report["updated"] < 300
+        return silent < SILENT_SECONDS
     try:
-        return abs(psutil.Process(report["pid"]).create_time() - report["process_started"]) < 1
+        process = psutil.Process(report["pid"])
+        same = abs(process.create_time() - report["process_started"]) < 1
+        return same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
@@ -213,7 +277,66 @@ def report(run: Run, state: str, pid: int | None = None, **more: Any) -> None:
             "host": socket.gethostname(),
             "pid": process.pid,
             "process_started": process.create_time(),
-            "updated": time.time(),
+            **_carried(run),
             **more,
         },
     )
+
+
+def report_job(run: Run, state: str, job: str, **more: Any) -> None:
+    """Write what a driver knows of a run's job: that it is queued, lost or failed. Its process is then superseded."""
+    write_json(scratch_dir(run) / "status.json", {"run": run.name, "state": state, "job": job, **_carried(run), **more})
+
+
+def _carried(run: Run) -> dict[str, Any]:
+    """The sums over all attempts since the run last failed, if it did."""
+    before = read_report(run)
+    return {k: before[k] for k in CARRIED if k in before and before["state"] != "failed"}
+
+
+class Claim:
+    """A process's hold on a run. The last process to claim a run owns it; an earlier one stops at its next report.
+
+    So two processes never store the same run, though SLURM may start a job anew while the old one, on a node that it
+    holds for dead, still computes.
+    """
+
+    def __init__(self, run: Run, **place: Any) -> None:
+        """Write that the run is at work; `place` says where: `job`, `node`, `gpu`."""
+        queued_at = touched_at(run) if read_report(run).get("state") == "queued" else None
+        self.run, self.owner, self.began = run, uuid.uuid4().hex, time.monotonic()
+        before = dict.fromkeys(CARRIED, 0) | _carried(run)
+        self.earlier = before["elapsed"]
+        self.facts = {**place, "owner": self.owner, "attempts": before["attempts"] + 1, "waited": before["waited"]}
+        self._write("running")
+        if queued_at is not None:  # both times by the clock of the file system
+            self.facts["waited"] += round(max(0.0, touched_at(run) - queued_at), 1)
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds at work, in all attempts."""
+        return self.earlier + time.monotonic() - self.began
+
+    def say(self, state: str, **more: Any) -> None:
+        """Report, if the run is still this process's.
+
+        Raises:
+            Superseded: it is not.
+        """
+        if not self._is_mine():
+            raise Superseded(f"{self.run.name} has been claimed by another process, or given up by its driver")
+        self._write(state, **more)
+
+    def _is_mine(self) -> bool:
+        return read_report(self.run).get("owner") == self.owner
+
+    def _write(self, state: str, **more: Any) -> None:
+        report(self.run, state, **self.facts, elapsed=round(self.elapsed, 1), **more)
+
+    def _beat(self) -> None:
+        while True:
+            time.sleep(BEAT_SECONDS)
+            with suppress(OSError):  # the folder is gone when the run has been collected
+                if self._is_mine():
+                    os.utime(scratch_dir(self.run) / "status.json")

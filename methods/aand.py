@@ -24,7 +24,7 @@ from methods.amplification import Amplification, AmplifiedTeacher, Answer, gate_
 from methods.anomaly_maps import cosine_distance
 from methods.anomaly_synthesis import foreground, synthesise
 from methods.base import Context, InputError, Prediction, Sample
-from methods.distillation import DTYPES, PREDICT_BATCH
+from methods.distillation import DTYPES
 from methods.rd import RD
 from methods.teachers import Teacher
 
@@ -140,8 +140,8 @@ class AAND(RD):
     def _gate_maps(self, test: Sequence[Sample], answer: Answering, context: Context) -> Iterator[Prediction]:
         """What the gates alone say of images: by this the oracle chooses the epoch of stage 1."""
         pictures = feature_cache.images(test, self.image_size, context.cache)
-        for at in range(0, len(test), PREDICT_BATCH):
-            batch = list(range(len(test)))[at : at + PREDICT_BATCH]
+        for at in range(0, len(test), context.predict_batch):
+            batch = list(range(len(test)))[at : at + context.predict_batch]
             with torch.no_grad():
                 _, answers = answer(pictures[batch].to(context.device))
                 maps = gate_map(answers, self.image_size).cpu()

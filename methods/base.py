@@ -6,9 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
-from torch import Tensor
+if TYPE_CHECKING:  # importing torch takes seconds, which `proctor status` need not spend
+    from torch import Tensor
 
 
 class InputError(ValueError):
@@ -68,6 +69,7 @@ class Context:
         weights: local weight files by teacher name; teachers not named here come from the hub.
         cache: a folder that belongs to this revision of the data set, shared by all runs; None: no disk cache.
         cache_gib: memory that cached teacher features may take before they go to `cache`.
+        predict_batch: images that are predicted at a time; the runner lowers it where a GPU's memory is short.
         checkpoint: where a fit saves its state, and from where it resumes; None: neither.
         judge: has a function predict the test images and measures the result, without showing the truth. A method may
             record it, as the course of training; choosing an epoch by it is a diagnostic and must be labelled so.
@@ -84,6 +86,7 @@ class Context:
     weights: Mapping[str, Path] = field(default_factory=dict)
     cache: Path | None = None
     cache_gib: float = 4.0
+    predict_batch: int = 16
     checkpoint: Path | None = None
     judge: Judge | None = None
     judge_every: int = 1

@@ -22,7 +22,6 @@ from methods.base import Context, InputError, Method, Prediction, Progress, Samp
 from methods.teachers import Teacher
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-PREDICT_BATCH = 16
 # From what is measured after an epoch, the value that the kept epoch minimises.
 SELECTIONS: dict[str, Callable[[Mapping[str, float]], float] | None] = {
     "last": None,
@@ -178,7 +177,7 @@ class Distillation(Method):
         training.reproducible(context)
         for done, prediction in enumerate(self._predict(test, context), 1):
             yield prediction
-            if done % PREDICT_BATCH == 0 or done == len(test):
+            if done % context.predict_batch == 0 or done == len(test):
                 context.progress(Progress("predict", done, len(test)))
 
     def _predict(self, test: Sequence[Sample], context: Context) -> Iterator[Prediction]:
@@ -242,8 +241,9 @@ class _Inputs:
     def pairs(self, indices: Sequence[int]) -> Iterator[tuple[list[Tensor], Any]]:
         """The same for many images, in order, in batches, by the student in evaluation mode."""
         self.method.student_.eval()
-        for at in range(0, len(indices), PREDICT_BATCH):
-            yield self.pair(indices[at : at + PREDICT_BATCH], self.method.student_)
+        size = self.context.predict_batch
+        for at in range(0, len(indices), size):
+            yield self.pair(indices[at : at + size], self.method.student_)
 
 
 def _digest(samples: Sequence[Sample]) -> str:

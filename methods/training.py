@@ -1,4 +1,4 @@
-"""The training loop: epochs that follow from the seed, checkpoints, and which epoch's network is kept."""
+"""The training loop: steps that follow from the seed, checkpoints, and which epoch's network is kept."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import os
 import random
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,8 @@ def optimise(
 ) -> tuple[list[dict[str, Any]], int]:
     """Train a network, resuming from the checkpoint of the same fit if there is one.
 
-    Everything random in an epoch follows from the seed and the epoch's number, so that a resumed fit gives the same
-    bits as one that was never interrupted.
+    Everything random in a step follows from the seed, the epoch and the step, so that a fit that resumes after any step
+    gives the same bits as one that was never interrupted.
 
     Args:
         terms: the loss terms of a batch, given as indices below `images`.
@@ -54,67 +55,74 @@ def optimise(
         InputError: a term is not finite.
     """
     scaler = torch.amp.GradScaler(context.device, enabled=context.precision == "float16" and "cuda" in context.device)
-    state = _resume(checkpoint, identity) or {"history": [], "best": None}
-    if state["history"]:
+    state = _resume(checkpoint, identity) or {"history": [], "best": None, "steps": []}
+    if "network" in state:
         network.load_state_dict(state["network"])
         optimiser.load_state_dict(state["optimiser"])
         scaler.load_state_dict(state["scaler"])
     history, best = state["history"], state["best"]
+    steps = [{name: value.to(context.device) for name, value in step.items()} for step in state["steps"]]
     saved = time.monotonic()
+
+    def save(now: bool) -> None:
+        nonlocal saved
+        if checkpoint and (now or time.monotonic() - saved > CHECKPOINT_SECONDS):
+            _save(checkpoint, {"identity": identity, "network": network.state_dict(), "scaler": scaler.state_dict(),
+                               "optimiser": optimiser.state_dict(), "history": history, "best": best,
+                               "steps": steps})  # fmt: skip
+            saved = time.monotonic()
+
     for epoch in range(len(history) + 1, epochs + 1):
         begun = time.perf_counter()
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(epoch)
-        means = _train_epoch(network, optimiser, scaler, terms, images, batch_size, context, epoch)
+        seed(context.seed, epoch)
+        batches = torch.randperm(images).split(batch_size)
+        network.train()
+        for step in range(len(steps), len(batches)):
+            seed(context.seed, epoch, step + 1)
+            steps.append(_step(optimiser, scaler, terms(batches[step].tolist())))
+            save(now=False)
+        means = _means(steps, epoch)
+        seed(context.seed, epoch, 0)
         measured = dict(evaluate(epoch))
         if keep and measured and (best is None or keep(measured) < best["value"]):
             kept = {key: value.detach().cpu().clone() for key, value in network.state_dict().items()}
             best = {"value": keep(measured), "epoch": epoch, "network": kept}
         seconds = round(time.perf_counter() - begun, 3)
         history.append({"epoch": epoch, "seconds": seconds, "terms": means, "measured": measured})
-        if checkpoint and (epoch == epochs or time.monotonic() - saved > CHECKPOINT_SECONDS):
-            _save(checkpoint, {"identity": identity, "network": network.state_dict(), "scaler": scaler.state_dict(),
-                               "optimiser": optimiser.state_dict(), "history": history, "best": best})  # fmt: skip
-            saved = time.monotonic()
+        steps = []
+        save(now=epoch == epochs)
         context.progress(Progress("fit", epoch, epochs, means | measured))
     if best:
         network.load_state_dict(best["network"])
     return history, best["epoch"] if best else epochs
 
 
-def _train_epoch(
-    network: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    terms: Callable[[Sequence[int]], Mapping[str, Tensor]],
-    images: int,
-    batch_size: int,
-    context: Context,
-    epoch: int,
-) -> dict[str, float]:
-    """One pass over all images in random order; the mean of each loss term."""
-    network.train()
-    seed(context.seed, epoch)
-    log: list[Tensor] = []
-    names: list[str] = []
-    for batch in torch.randperm(images).split(batch_size):
-        losses = terms(batch.tolist())
-        names = list(losses)
-        values = torch.stack(list(losses.values()))
-        optimiser.zero_grad(set_to_none=True)
-        scaler.scale(values.sum()).backward()
-        scaler.step(optimiser)
-        scaler.update()
-        log.append(values.detach())
-    steps = torch.stack(log).double().cpu()  # (steps, terms), read once per epoch: reading each step would stall a GPU
-    wrong = (~steps.isfinite()).nonzero().tolist()
-    if wrong:
-        step, term = wrong[0]
-        raise InputError(
-            f"The loss is not finite: term {names[term]!r} is {steps[step, term].item()} in epoch {epoch}, "
-            f"step {step + 1}. Lower learning_rate, or compute in float32 if precision is another."
-        )
-    return dict(zip(names, steps.mean(0).tolist(), strict=True))
+def _step(
+    optimiser: torch.optim.Optimizer, scaler: torch.amp.GradScaler, losses: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Descend by the sum of the terms; they are returned unread, for reading each step's would stall a GPU."""
+    optimiser.zero_grad(set_to_none=True)
+    scaler.scale(torch.stack(list(losses.values())).sum()).backward()
+    scaler.step(optimiser)
+    scaler.update()
+    return {name: value.detach() for name, value in losses.items()}
+
+
+def _means(steps: Sequence[Mapping[str, Tensor]], epoch: int) -> dict[str, float]:
+    """The mean of each loss term over the steps of an epoch."""
+    means = {}
+    for name in steps[0]:
+        values = torch.stack([step[name] for step in steps]).double().cpu()
+        wrong = (~values.isfinite()).nonzero().flatten().tolist()
+        if wrong:
+            raise InputError(
+                f"The loss is not finite: term {name!r} is {values[wrong[0]].item()} in epoch {epoch}, "
+                f"step {wrong[0] + 1}. Lower learning_rate, or compute in float32 if precision is another."
+            )
+        means[name] = values.mean().item()
+    return means
 
 
 def reproducible(context: Context) -> None:
@@ -128,9 +136,12 @@ def reproducible(context: Context) -> None:
     torch.backends.cudnn.benchmark = not context.deterministic
 
 
-def seed(number: int, epoch: int) -> None:
-    """Seed torch, numpy and python for one epoch of a fit; epoch 0 draws the initial weights."""
-    drawn = int(np.random.SeedSequence([number, epoch]).generate_state(1)[0])
+def seed(number: int, *at: int) -> None:
+    """Seed torch, numpy and python for a place in a fit: an epoch, or a step of it, both counted from 1.
+
+    Epoch 0 draws the initial weights, step 0 is the evaluation.
+    """
+    drawn = int(np.random.SeedSequence([number, *at]).generate_state(1)[0])
     torch.manual_seed(drawn)
     np.random.seed(drawn)
     random.seed(drawn)
@@ -151,8 +162,10 @@ def _resume(checkpoint: Path | None, identity: str) -> dict[str, Any] | None:
 
 
 def _save(checkpoint: Path, state: dict[str, Any]) -> None:
-    """Write whole under another name, then rename: a checkpoint is never half a file."""
+    """Write whole under another name, then rename: a checkpoint is never half a file, whoever else writes one."""
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    temporary = checkpoint.with_name(checkpoint.name + ".part")
+    for left in checkpoint.parent.glob(f"{checkpoint.name}.*"):  # by a process that was killed
+        left.unlink(missing_ok=True)
+    temporary = checkpoint.with_name(f"{checkpoint.name}.{uuid.uuid4().hex}")
     torch.save(state, temporary)
     os.replace(temporary, checkpoint)

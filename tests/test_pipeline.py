@@ -1,19 +1,14 @@
 """The pipeline by running it: `dvc repro` in a fresh copy of the project, and what each change makes it do again."""
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
-import yaml
 from filelock import FileLock
+from project import Project
 
-ROOT = Path(__file__).parent.parent
 PARAMS = {
     "suite": "test",
     "methods": ["rd", "fd"],
@@ -29,60 +24,9 @@ PARAMS = {
 }
 
 
-class Project:
-    """A copy of the project, with small parameters, in which commands are run as a user would."""
-
-    def __init__(self, folder: Path, toy_root: Path) -> None:
-        self.folder = folder
-        files = subprocess.run(
-            ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-            cwd=ROOT, capture_output=True, text=True, check=True,
-        ).stdout.split()  # fmt: skip
-        for name in files:
-            # Results and the lock of the project's own runs stay behind: this copy starts from nothing.
-            if not name.startswith(("results/", "dvc.lock")) or name.endswith((".gitignore", "README.md")):
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(ROOT / name, folder / name)
-        subprocess.run(["git", "init", "--quiet", str(folder)], check=True)
-        self.params({"roots": {"toy": str(toy_root)}})
-
-    def params(self, changes: dict) -> None:
-        path = self.folder / "params.yaml"
-        before = yaml.safe_load(path.read_text()) if path.exists() else {}
-        kept = before if before.get("suite") == "test" else PARAMS
-        path.write_text(yaml.safe_dump(kept | changes))
-
-    def environment(self) -> dict[str, str]:
-        # The copy's own code comes before the installed one's, so that an edit in it counts.
-        return os.environ | {
-            "PYTHONPATH": str(self.folder),
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "XDG_CACHE_HOME": str(self.folder / "cache"),
-        }
-
-    def run(self, *command: str, code: int = 0) -> subprocess.CompletedProcess:
-        done = subprocess.run(
-            command, cwd=self.folder, env=self.environment(), capture_output=True, text=True, timeout=600
-        )
-        assert done.returncode == code, f"{done.stdout}\n{done.stderr}"
-        return done
-
-    def states(self) -> dict[str, tuple[str, str]]:
-        rows = json.loads(self.run("proctor", "plan", "--json").stdout)
-        return {row["run"]: (row["state"], row["reason"]) for row in rows}
-
-    def fitted(self) -> dict[str, str]:
-        """When each stored run was made, by its folder."""
-        records = sorted(self.folder.glob("results/predictions/*/*/record.json"))
-        return {
-            str(path.parent.relative_to(self.folder)): json.loads(path.read_text())["provenance"]["created"]
-            for path in records
-        }
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, toy_root: Path) -> Project:
-    project = Project(tmp_path_factory.mktemp("project"), toy_root)
+    project = Project(tmp_path_factory.mktemp("project"), PARAMS | {"roots": {"toy": str(toy_root)}})
     project.run("dvc", "repro")
     return project
 
@@ -177,7 +121,7 @@ def test_a_truncated_prediction_is_found_and_redone_alone(project: Project) -> N
 
 def test_a_driver_that_was_killed_is_followed_by_one_that_attaches_to_its_runs(project: Project) -> None:
     project.params({"methods": ["rd"], "seeds": [7], "hyper_parameters": PARAMS["hyper_parameters"] | {"epochs": 300}})
-    driver = subprocess.Popen(["proctor", "run"], cwd=project.folder, env=project.environment(), start_new_session=True)
+    driver = project.start("proctor", "run")
     deadline = time.monotonic() + 120
     while not any("cog-seed7" in path.read_text() for path in project.folder.glob("results/scratch/*/status.json")):
         assert time.monotonic() < deadline, "the driver launched nothing"

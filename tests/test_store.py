@@ -96,7 +96,7 @@ def test_a_run_whose_process_is_gone_is_missing_and_says_so() -> None:
 
 def test_a_process_number_that_another_program_got_is_not_taken_for_the_run() -> None:
     started = psutil.Process().create_time() - 60
-    assert not store.alive({"host": socket.gethostname(), "pid": os.getpid(), "process_started": started})
+    assert not store.alive({"host": socket.gethostname(), "pid": os.getpid(), "process_started": started}, silent=0)
 
 
 def test_a_failed_run_says_why() -> None:

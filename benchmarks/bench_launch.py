@@ -1,0 +1,150 @@
+"""What the pipeline costs beside the runs themselves: `make bench-launch`.
+
+Runs that only pause are executed in a copy of the project, eight at a time, on this machine and, where `squeue` is, on
+SLURM. The same number of bare jobs, which start Python, import torch and pause, is what they are compared with.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import psutil
+import typer
+import yaml
+
+from benchmarks.datasets import toy
+
+ROOT = Path(__file__).parent.parent
+SLOTS = 8
+VARIANTS, CATEGORIES = 5, 3
+METHOD = '''
+"""Pauses, then says that every image is normal."""
+import time
+from dataclasses import dataclass
+import torch
+from methods.base import Method, Prediction
+
+@dataclass(kw_only=True, eq=False)
+class Pause(Method):
+    paper = source = "none"
+    seconds: float = 5.0
+    number: int = 0
+
+    def fit(self, train, validation, context):
+        time.sleep(self.seconds)
+        return self
+
+    def predict(self, test, context):
+        for sample in test:
+            yield Prediction(0.0, torch.zeros(8, 8))
+'''
+
+
+class Cost(NamedTuple):
+    """One row of the table; seconds."""
+
+    executor: str
+    runs: int
+    ideal: float  # pauses alone
+    bare: float
+    pipeline: float  # `proctor run`, from its start to the last result
+    driver: float  # CPU seconds of `proctor run` itself, for each run
+    repro: float  # `dvc repro` when all is done
+
+
+def main(
+    runs: Annotated[list[int] | None, typer.Option(help="How many runs; may be repeated.")] = None,
+    seconds: Annotated[float, typer.Option(help="How long each pauses.")] = 5.0,
+    executor: Annotated[list[str] | None, typer.Option(help="local or slurm; may be repeated.")] = None,
+) -> None:
+    """Print the table, in Markdown."""
+    executors = executor or ["local"] + ["slurm"] * (shutil.which("squeue") is not None)
+    print(
+        "| executor | runs | ideal | bare jobs | pipeline | over bare | driver CPU, per run | `dvc repro`, all done |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    for name in executors:
+        for count in runs or [60, 300]:
+            with tempfile.TemporaryDirectory(prefix="proctor-bench-") as folder:
+                cost = measure(Path(folder), name, count, seconds)
+            print(
+                f"| {cost.executor} | {cost.runs} | {cost.ideal:.1f} s | {cost.bare:.1f} s | {cost.pipeline:.1f} s "
+                f"| {cost.pipeline / cost.bare - 1:+.0%} | {1000 * cost.driver:.0f} ms | {cost.repro:.1f} s |",
+                flush=True,
+            )
+
+
+def measure(folder: Path, executor: str, runs: int, seconds: float) -> Cost:
+    """Execute so many pausing runs, and as many bare jobs, in a copy of the project."""
+    seeds = runs // (VARIANTS * CATEGORIES)
+    _copy(folder, executor, seeds, seconds)
+    os.environ["PYTHONPATH"] = str(folder)  # the copy's code, not that which is installed
+    _quietly(folder, "proctor", "plan")  # compiles, and hashes the data set
+    count = seeds * VARIANTS * CATEGORIES
+    bare = _bare(folder, executor, count, seconds)
+    begun, driver = time.perf_counter(), 0.0
+    process = psutil.Popen(["proctor", "run"], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None:
+        with suppress(psutil.NoSuchProcess):
+            driver = sum(process.cpu_times()[:2])  # its own, without its children's
+        time.sleep(0.1)
+    pipeline = time.perf_counter() - begun
+    if process.returncode:
+        raise RuntimeError(f"proctor run in {folder} ended with code {process.returncode}")
+    for _ in range(2):  # the first scores what there is
+        begun = time.perf_counter()
+        _quietly(folder, "dvc", "repro")
+    repro = time.perf_counter() - begun
+    return Cost(executor, count, count * seconds / SLOTS, bare, pipeline, driver / count, repro)
+
+
+def _copy(folder: Path, executor: str, seeds: int, seconds: float) -> None:
+    for name in ("methods", "benchmarks", "reports", ".dvc"):
+        shutil.copytree(
+            ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "cache", "tmp", "build")
+        )
+    for name in ("dvc.yaml", ".dvcignore"):
+        shutil.copy(ROOT / name, folder)
+    (folder / "results" / "teachers").mkdir(parents=True)
+    subprocess.run(["git", "init", "--quiet", str(folder)], check=True)
+    (folder / "methods" / "pause.py").write_text(METHOD)
+    toy.generate(folder / "data" / "toy", train=2, validation=1, good=2, anomalous=4)
+    variants = {f"pause{n}": {"method": "pause", "number": n, "seconds": seconds} for n in range(VARIANTS)}
+    suite = {
+        "suite": "bench", "methods": list(variants), "variants": variants, "datasets": ["toy"],
+        "protocols": ["one_class"], "seeds": list(range(seeds)), "pretrain": [], "conventions": ["default"],
+        "executor": {"name": executor, "device": "cpu", "jobs": SLOTS, "threads": 1, "gpus": 0},
+    }  # fmt: skip
+    (folder / "params.yaml").write_text(yaml.safe_dump(suite))
+
+
+def _bare(folder: Path, executor: str, runs: int, seconds: float) -> float:
+    command = [sys.executable, "-c", f"import benchmarks.runner, time; time.sleep({seconds})"]
+    begun = time.perf_counter()
+    if executor == "slurm":
+        wrapped = f"srun {command[0]} -c '{command[2]}'"
+        array = ["--array", f"0-{runs - 1}%{SLOTS}", "--wait", "--output", "/dev/null", "--wrap", wrapped]
+        _quietly(folder, "sbatch", *array)
+    else:
+        with ThreadPoolExecutor(SLOTS) as pool:
+            list(pool.map(lambda _: _quietly(folder, *command), range(runs)))
+    return time.perf_counter() - begun
+
+
+def _quietly(folder: Path, *command: str) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with code {done.returncode}:\n{done.stdout}{done.stderr}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,95 @@
+#!/usr/bin/env bash
+# The toy suite twice: on this machine, undisturbed; and on the SLURM of cluster.sh, with the driver killed, a node lost and
+# a run pre-empted in the middle. Both must end in the same scores and tables, bit for bit.
+#
+#   eval "$(tests/slurm/cluster.sh env)"; tests/slurm/demo.sh [EPOCHS] | tee transcript.txt
+set -euo pipefail
+
+ROOT=$(cd "$(dirname "$0")/../.." && pwd)
+WORK=$(mktemp -d /tmp/proctor-demo-XXXX)
+EPOCHS=${1:-6}
+
+say() { printf '\n[%(%H:%M:%S)T] %s\n' -1 "$*"; }
+
+project() { # project NAME EXECUTOR: a copy of the project
+    mkdir "$WORK/$1"
+    (cd "$ROOT" && git ls-files -co --exclude-standard | grep -v -e '^dvc.lock' -e '^results/[^t].*[^d]$' |
+        xargs cp --parents -t "$WORK/$1")
+    cd "$WORK/$1"
+    git init -q .
+    sed -i -e "s/epochs: .*/epochs: $EPOCHS/" -e 's/^seeds: .*/seeds: [0]/' params.yaml
+    echo "executor: $2" >>params.yaml
+    # The runs are short, so a checkpoint a minute would be none.
+    sed -i 's/^CHECKPOINT_SECONDS = 60/CHECKPOINT_SECONDS = 3/' methods/training.py
+    export PYTHONPATH=$PWD
+}
+
+status() { # status STATE: node or job of a run in this state
+    proctor status --json | python -c "
+import json, sys
+rows = [row for row in json.load(sys.stdin) if row['state'] == '$1' and row.get('done', 0) >= ${3:-1}]
+print(rows[0]['$2'] if rows else '')"
+}
+
+wait_for_run() { # wait_for_run COLUMN DONE: of a run at work that has done so many epochs
+    local found
+    until found=$(status running "$1" "$2" 2>/dev/null) && [ -n "$found" ]; do sleep 1; done
+    echo "$found"
+}
+
+say "The toy suite on this machine, undisturbed"
+project quiet '{name: local, device: cpu, jobs: 2, threads: 1}'
+dvc repro 2>&1 | grep -e "^done" -e "^failed"
+
+say "The same on SLURM"
+project disturbed '{name: slurm, device: cpu, gpus: 0, threads: 1, memory_gib: 2}'
+# The teacher is trained, and the images are painted, already.
+cp -r ../quiet/data ../quiet/dvc.lock . && mkdir -p results/teachers && cp ../quiet/results/teachers/*.safetensors results/teachers
+dvc repro >driver1.log 2>&1 &
+driver=$!
+node=$(wait_for_run node 1)
+say "Some runs are at work:"
+squeue
+
+say "kill -9 of dvc"
+kill -9 $driver
+say "dvc repro again"
+setsid dvc repro >driver2.log 2>&1 &
+driver=$!
+sleep 3
+
+say "Node $node is lost: its slurmd is killed, SLURM is told that it is down"
+kill -9 "$(<"$PROCTOR_SLURM_SANDBOX/slurmd-$node.pid")"
+scontrol update "nodename=$node" state=down reason=demo
+squeue
+other=$(sinfo -h -N -p main -t idle,mix,alloc -o %N | head -1)
+until [ "$(proctor status --json 2>/dev/null | grep -c "\"node\": \"$other\"")" -ge 1 ]; do sleep 1; done
+
+say "A job of higher priority takes node $other; the runs on it are put back into the queue"
+sbatch -p high -w "$other" --exclusive -o /dev/null --wrap 'sleep 5'
+sleep 8
+squeue
+say "Node $node comes back"
+"$ROOT/tests/slurm/cluster.sh" up >/dev/null
+
+wait $driver
+say "What the second driver saw:"
+grep -e "^start" -e "^done" -e "^failed" -e "^again" driver2.log || true
+say "Attempts of each run, and its jobs"
+python - <<'END'
+import json, pathlib
+for path in sorted(pathlib.Path("results/predictions").glob("*/*/record.json")):
+    made = json.loads(path.read_text())["provenance"]
+    print(f"{made['attempts']} attempts, job {made['job']}: {path.parent.relative_to('results/predictions')}")
+END
+
+say "Comparison with the undisturbed run"
+cd "$WORK"
+same() { diff -r "$@" >/dev/null && echo "identical: $3" || { echo "DIFFERENT: $3"; exit 1; }; }
+for folder in scores plots metrics.json; do same quiet/results/$folder disturbed/results/$folder results/$folder; done
+for file in quiet/results/predictions/*/*/*.npy; do
+    cmp "$file" "${file/quiet/disturbed}" || exit 1
+done && echo "identical: $(ls quiet/results/predictions/*/*/*.npy | wc -l) files of predictions"
+for file in quiet/reports/build/*/*.csv quiet/reports/build/*/*.md; do
+    if [ -e "$file" ]; then cmp "$file" "${file/quiet/disturbed}" || exit 1; fi
+done && echo "identical: tables"

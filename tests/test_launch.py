@@ -1,0 +1,273 @@
+"""Carrying runs out and forecasting what they cost, as far as that needs no cluster; test_slurm.py has the rest."""
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from benchmarks import executors, forecast, launch, params, runner, runs, store, watch
+from benchmarks.params import Executor, Params
+from benchmarks.runs import Run
+from benchmarks.store import State
+from methods.base import InputError
+
+SHORT_OF_MEMORY = '''
+"""A method for tests that needs more memory than there is, in fit or above some batch size in predict."""
+from dataclasses import dataclass
+import torch
+from methods.base import Method, Prediction
+
+@dataclass(kw_only=True, eq=False)
+class Greedy(Method):
+    paper = source = "none"
+    fits: bool = True
+    batch: int = 16
+
+    def fit(self, train, validation, context):
+        if not self.fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self
+
+    def predict(self, test, context):
+        for number, _ in enumerate(test):
+            if number == 3 and context.predict_batch > self.batch:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            yield Prediction(float(number), torch.full((8, 8), float(number)))
+'''
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
+    return tmp_path
+
+
+@pytest.fixture
+def expand(toy_root: Path, own_methods: Path) -> Callable[..., list[Run]]:
+    (own_methods / "greedy.py").write_text(SHORT_OF_MEMORY)
+
+    def expand(**changes: Any) -> list[Run]:
+        values = {
+            "suite": "test", "methods": ["bright"], "datasets": ["toy"], "roots": {"toy": toy_root},
+            "categories": {"toy": ["cog", "tray"]}, "protocols": ["one_class"], "seeds": [0], "pretrain": [],
+            "conventions": ["default"],
+        }  # fmt: skip
+        return [entry for entry in runs.expand(Params.model_validate(values | changes)) if isinstance(entry, Run)]
+
+    return expand
+
+
+def execute(run: Run) -> dict[str, Any]:
+    """Its record, after it was carried out in this process."""
+    runner.execute(run, "cpu", 1, 1.0)
+    store.collect(run)
+    return store.load(store.result_dir(run))[0]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"hyper_parameters": {"scale": 2.0}},
+        {"methods": ["dark"], "variants": {"dark": {"method": "bright", "scale": 3}}},
+        {"protocols": ["multi_class"], "evaluate_every": 2},
+        {"interference": {"images": 3}},
+        {"methods": ["rd"], "hyper_parameters": {"teacher": "test_resnet.untrained"}},
+        {"compute": {"precision": "bfloat16"}, "categories": {}},
+    ],
+)
+def test_a_job_finds_its_run_as_it_was_planned(expand: Callable[..., list[Run]], changes: dict[str, Any]) -> None:
+    assert [runs.changed_parts(run) for run in expand(**changes)[:2]] == [[], []][: len(expand(**changes))]
+
+
+def test_a_job_refuses_a_method_that_was_edited_since(expand: Callable[..., list[Run]], own_methods: Path) -> None:
+    run = expand()[0]
+    path = own_methods / "bright.py"
+    path.write_text(path.read_text().replace("::4", "::8"))
+    with pytest.raises(InputError, match="changed since this run was planned: method code"):
+        execute(run)
+    assert store.status(run).state is State.FAILED
+
+
+def test_a_job_that_does_not_see_the_project_says_so(expand: Callable[..., list[Run]], tmp_path: Path) -> None:
+    job = runner.Job(run=expand()[0], folder=tmp_path / "elsewhere", device="cpu", threads=1, cache_gib=1)
+    with pytest.raises(InputError, match=r"does not see .*elsewhere.*all nodes share"):
+        job()
+
+
+def test_prediction_is_repeated_with_a_smaller_batch_where_a_gpu_is_short_of_memory(
+    expand: Callable[..., list[Run]],
+) -> None:
+    (run, _) = expand(methods=["greedy"], hyper_parameters={"batch": 4})
+    record = execute(run)
+    assert record["provenance"]["predict_batch"] == 4
+    scores = store.load(store.result_dir(run))[1]["cog"][1]
+    assert scores.tolist() == list(range(len(scores)))
+
+
+def test_a_second_shortage_of_memory_fails_the_run(expand: Callable[..., list[Run]]) -> None:
+    (run, _) = expand(methods=["greedy"], hyper_parameters={"batch": 1})
+    with pytest.raises(torch.OutOfMemoryError):
+        execute(run)
+    assert store.status(run) == (State.FAILED, "OutOfMemoryError: CUDA out of memory")
+
+
+def test_a_shortage_of_memory_in_training_is_never_met_with_another_batch_size(
+    expand: Callable[..., list[Run]],
+) -> None:
+    (run, _) = expand(methods=["greedy"], hyper_parameters={"fits": False})
+    with pytest.raises(InputError, match="another experiment"):
+        execute(run)
+
+
+def test_a_claimed_run_belongs_to_the_last_process_that_claimed_it(expand: Callable[..., list[Run]]) -> None:
+    run = expand()[0]
+    first = store.Claim(run)
+    first.say("running", done=1)
+    second = store.Claim(run)
+    with pytest.raises(store.Superseded):
+        first.say("running", done=2)
+    with pytest.raises(store.Superseded):
+        first.say("failed", error="too late")
+    second.say("running", done=3)
+    assert store.read_report(run)["done"] == 3
+
+
+def test_a_process_whose_run_was_claimed_by_another_stores_nothing(
+    expand: Callable[..., list[Run]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = expand()[0]
+    monkeypatch.setattr(runner, "_refuse_drift", lambda run: store.Claim(run))  # another one, meanwhile
+    with pytest.raises(store.Superseded):
+        execute(run)
+    assert store.status(run).state is State.RUNNING
+    assert not (store.scratch_dir(run) / "result").exists()
+
+
+def test_attempts_and_times_add_up_until_the_run_fails(expand: Callable[..., list[Run]]) -> None:
+    run = expand()[0]
+    store.report_job(run, "queued", "7", attempts=2, elapsed=100.0, waited=30.0)
+    os.utime(store.scratch_dir(run) / "status.json", (0, store.touched_at(run) - 50))
+    claim = store.Claim(run, job="7", node="n")
+    assert claim.facts["attempts"] == 3
+    assert 100 <= claim.elapsed < 110
+    assert 80 <= claim.facts["waited"] < 90
+    claim.say("failed", error="why")
+    assert store.Claim(run).facts["attempts"] == 1
+
+
+def test_another_host_is_alive_while_it_touches_its_status_whatever_its_clock_says(
+    expand: Callable[..., list[Run]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = expand()[0]
+    here = socket.gethostname()
+    monkeypatch.setattr(socket, "gethostname", lambda: "elsewhere")
+    store.report(run, "running")
+    monkeypatch.setattr(socket, "gethostname", lambda: here)
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    assert store.status(run).state is State.RUNNING
+    touched = store.touched_at(run)
+    os.utime(store.scratch_dir(run) / "status.json", (0, touched - store.SILENT_SECONDS - 5))
+    assert store.status(run).state is State.MISSING
+
+
+def test_each_run_on_a_machine_gets_a_gpu_of_its_own(
+    expand: Callable[..., list[Run]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is none here, so each job says which one it was given and missed."""
+    suite = expand(methods=["rd"], hyper_parameters={"teacher": "test_resnet.untrained", "image_size": 64})
+    monkeypatch.setattr(executors, "_gpus", lambda: ["3", "7"])
+    launch.launch(suite, Executor(device="cuda", threads=1), Console(quiet=True))
+    reasons = " ".join(store.status(run).reason for run in suite)
+    assert "CUDA_VISIBLE_DEVICES='3'" in reasons
+    assert "CUDA_VISIBLE_DEVICES='7'" in reasons
+
+
+def test_a_gpu_with_a_run_of_an_earlier_driver_is_leased_last(
+    expand: Callable[..., list[Run]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = expand(methods=["rd"], hyper_parameters={"teacher": "test_resnet.untrained", "image_size": 64})
+    monkeypatch.setattr(executors, "_gpus", lambda: ["0", "1"])
+    store.report(suite[0], "running", gpu="0")  # by this process, which lives
+    local = executors.Local(Executor(device="cuda"))
+    assert local.start(suite[1:], suite[:1]) == suite[1:]
+    assert store.read_report(suite[1])["gpu"] == "1"
+    local.interrupt()
+
+
+def test_a_process_that_was_killed_is_noticed_and_its_run_fails_with_the_reason(
+    expand: Callable[..., list[Run]],
+) -> None:
+    run = expand()[0]
+    store.report(run, "running", pid=os.getpid())
+    path = store.scratch_dir(run) / "status.json"
+    path.write_text(path.read_text().replace(f'"pid": {os.getpid()}', f'"pid": {2**22 + 1}'))
+    mourner = launch._Mourner()
+    assert mourner.buried([run]) == [], "one observation is no proof"
+    mourner.due = 0
+    assert mourner.buried([run]) == [run]
+    assert store.status(run).state is State.FAILED
+    assert "killed, or out of memory" in store.status(run).reason
+
+
+def test_resources_of_a_group_are_those_of_the_patterns_that_match_it() -> None:
+    executor = Executor.model_validate(
+        {"minutes": 60, "resources": {"*-multi_class": {"minutes": 600}, "rd-*": {"gpus": 2}}}
+    )
+    assert executor.for_group("fd-toy-one_class").minutes == 60
+    chosen = executor.for_group("rd-toy-multi_class")
+    assert (chosen.minutes, chosen.gpus) == (600, 2)
+
+
+def test_a_misspelt_resource_is_refused_with_a_hint(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(
+        "{suite: s, methods: [rd], datasets: [toy], protocols: [one_class], seeds: [0], pretrain: [], "
+        "conventions: [default], executor: {minute: 3}}"
+    )
+    with pytest.raises(InputError, match="did you mean `minutes`"):
+        params.load(path)
+
+
+def test_a_forecast_is_the_mean_of_earlier_records_and_says_what_it_does_not_know(
+    expand: Callable[..., list[Run]],
+) -> None:
+    suite = expand(methods=["bright", "dim"], seeds=[0, 1])
+    for run in suite[:2]:
+        execute(run)
+    pending = suite[2:]
+    cost = forecast.forecast(pending)
+    seconds = [store.load(store.result_dir(run))[0]["provenance"]["wall_seconds"] for run in suite[:2]]
+    assert cost.hours * 3600 == pytest.approx(sum(seconds))
+    assert cost.bytes == sum(p.stat().st_size for run in suite[:2] for p in store.result_dir(run).iterdir())
+    assert cost.unknown == ["dim-toy-one_class"]
+    said = " ".join(forecast.sentences(pending, Executor(device="cpu")))
+    assert "2 runs: about" in said
+    assert "4 runs: cost unknown" in said
+
+
+def test_a_row_tells_of_a_run_at_work_what_its_process_reported(expand: Callable[..., list[Run]]) -> None:
+    run, other = expand()
+    claim = store.Claim(run)
+    claim.say("running", phase="fit", done=3, total=10, terms={"loss": 0.5}, left=70.0)
+    log = store.scratch_dir(run) / "log"
+    log.mkdir()
+    (log / "1_0_log.out").write_text("first\nthe last line\n\n")
+    row, idle = watch.rows([run, other])
+    assert (row["state"], row["phase"], row["done"], row["total"]) == ("running", "fit", 3, 10)
+    assert row["last"] == "the last line"
+    assert row["terms"] == {"loss": 0.5}
+    assert 60 < row["left"] <= 70
+    assert idle == {"run": other.name, "state": "missing", "reason": ""}
+    console = Console(width=250, record=True)
+    console.print(watch.table([row, idle]))
+    drawn = console.export_text()
+    assert "fit 3/10" in drawn
+    assert "0:01:" in drawn
