@@ -6,6 +6,7 @@ The images come from formulas and a seed alone; no data set's images are among t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,5 +132,7 @@ def pretrain(file: Path, seed: int = 0, steps: int = STEPS) -> float:
         accuracy.append((answers[-1].argmax(1) == labels).float().mean().item())
     file.parent.mkdir(parents=True, exist_ok=True)
     state = {key: value.contiguous() for key, value in network.state_dict().items()}
-    save_file(state, file, {"architecture": ARCHITECTURE, "pretraining": "procedural images"})
+    about = {"architecture": ARCHITECTURE, "pretraining": "procedural images"}
+    # One entry: safetensors writes several in random order, and the same weights must give the same file.
+    save_file(state, file, {"teacher": json.dumps(about)})
     return float(np.mean(accuracy[-20:]))

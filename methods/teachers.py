@@ -4,12 +4,14 @@ A teacher is named in one of three ways:
 
 - by timm's pinned tag (`wide_resnet50_2.tv_in1k`), from timm's hub or from a local file in timm's naming;
 - by architecture and `untrained` (`resnet18.untrained`): random weights, always the same, for comparison only;
-- by any other name, for a local safetensors file whose metadata gives `architecture` and `pretraining`.
+- by any other name, for a local safetensors file whose metadata has an entry `teacher`: JSON with `architecture` and
+  `pretraining`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -173,8 +175,8 @@ def _metadata(file: Path) -> dict[str, str]:
         return {}
     try:
         with safe_open(file, "pt") as opened:
-            return opened.metadata() or {}
-    except (SafetensorError, OSError) as error:
+            return json.loads((opened.metadata() or {}).get("teacher", "{}"))
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise InputError(f"{file} is no readable safetensors file ({error}). Fetch it again.") from None
 
 

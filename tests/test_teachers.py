@@ -1,5 +1,6 @@
 """Teachers: what is built, what is loaded, and what is refused."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,14 @@ def test_the_real_imagenet_teacher_loads_whole() -> None:
     teacher: Teacher = teachers.load("resnet18.tv_in1k", {"resnet18.tv_in1k": WEIGHTS})
     assert teacher.pretraining == "ImageNet-1k"
     assert round(parameters(teacher) / 1e6, 2) == 2.78
+
+
+def test_a_local_file_may_say_by_itself_which_teacher_it_holds(tmp_path: Path) -> None:
+    state = {key: value.contiguous() for key, value in timm.create_model("test_resnet").state_dict().items()}
+    file = tmp_path / "mine.safetensors"
+    save_file(state, file, {"teacher": json.dumps({"architecture": "test_resnet", "pretraining": "own images"})})
+    teacher = teachers.load("mine", {"mine": file})
+    assert (teacher.architecture, teacher.pretraining) == ("test_resnet", "own images")
+    save_file(state, file, {"teacher": "test_resnet"})
+    with pytest.raises(InputError, match="no readable safetensors file"):
+        teachers.load("mine", {"mine": file})
