@@ -31,7 +31,7 @@ from methods.distillation import Distillation
 from methods.teachers import Teacher
 
 GOALS = {"rd": 1.8, "fd": 1.4}  # on a CPU with a ResNet-18, in float32
-IMAGES, SIZE = 64, 256
+IMAGES, SIZE = 32, 256
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -81,7 +81,7 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     teacher = "wide_resnet50_2.untrained" if device == "cuda" else "resnet18.untrained"
     precisions: list[Precision] = ["float32", "bfloat16"]
-    settings = [Setting(name, p, device, teacher, 6) for name in methods.names() for p in precisions]
+    settings = [Setting(name, p, device, teacher, 4) for name in methods.names() for p in precisions]
     rows = [compare(setting) for setting in settings]
     columns = (
         "method",

@@ -122,7 +122,7 @@ def test_a_truncated_prediction_is_found_and_redone_alone(project: Project) -> N
 def test_a_driver_that_was_killed_is_followed_by_one_that_attaches_to_its_runs(project: Project) -> None:
     project.params({"methods": ["rd"], "seeds": [7], "hyper_parameters": PARAMS["hyper_parameters"] | {"epochs": 300}})
     driver = project.start("proctor", "run")
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not any("cog-seed7" in path.read_text() for path in project.folder.glob("results/scratch/*/status.json")):
         assert time.monotonic() < deadline, "the driver launched nothing"
         time.sleep(0.1)
