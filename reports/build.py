@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from reports import figures, page, tables
+from reports import figures, ledger, page, published, tables
 
 SCHEMA = 1  # of record.json, see results/README.md
 SPECS = Path(__file__).parent / "specs"
@@ -44,6 +44,8 @@ SOURCES = (
     "composites",
     "losses",
     "trajectory",
+    "ledger",
+    "verdicts",
 )  # what `from` in a spec may name
 log = logging.getLogger(__name__)
 
@@ -66,8 +68,12 @@ def build(results: Path, out: Path, specs: Path = SPECS) -> Path:
     plan = read_plan(results, problems)
     _compare(scores, records, plan, problems)
     cells = tables.aggregate(tables.with_subset_mean(scores), plan)
+    entries = ledger.entries(read_published(problems), cells, scores, records, plan)
+    says = {"ledger": ledger.RULE, "verdicts": ledger.RULE}
     sources = {
         "cells": cells,
+        "ledger": entries,
+        "verdicts": ledger.tally(entries),
         "protocols": tables.aggregate(tables.one_against_multi_class(scores), plan),
         "interference": tables.aggregate(read_scores(results, problems, "interference"), plan),
         "details": details,
@@ -86,7 +92,8 @@ def build(results: Path, out: Path, specs: Path = SPECS) -> Path:
             if "figure" in spec:
                 shown += _figures(name, spec, data, out / "figures", problems)
             else:
-                shown += _tables(name, spec, data, records, out / "tables")
+                built = tables.tables(name, spec, data, records, says.get(spec.get("from", "cells"), ()))
+                shown += _write(built, out / "tables")
         except Exception as error:  # a spec is a plug-in: whatever fails in it must not cost the other specs' output
             log.debug("spec %s", name, exc_info=True)
             problems.append(f"{specs.name}/{name}.yaml: nothing drawn: {_say(error)}.")
@@ -98,10 +105,7 @@ def build(results: Path, out: Path, specs: Path = SPECS) -> Path:
     return index
 
 
-def _tables(
-    name: str, spec: Mapping[str, Any], cells: pd.DataFrame, records: Sequence[Mapping[str, Any]], out: Path
-) -> list[tables.Table]:
-    built = tables.tables(name, spec, cells, records)
+def _write(built: list[tables.Table], out: Path) -> list[tables.Table]:
     out.mkdir(parents=True, exist_ok=True)
     for table in built:
         for suffix, write in (("md", tables.markdown), ("csv", tables.csv), ("tex", tables.latex)):
@@ -186,6 +190,15 @@ def read_records(results: Path, problems: list[str]) -> list[dict[str, Any]]:
     if not records:
         problems.append(f"There are no finished runs in {results.name}/predictions. Run `dvc repro` first.")
     return records
+
+
+def read_published(problems: list[str]) -> pd.DataFrame:
+    """What papers print; empty where a file of it is broken."""
+    try:
+        return published.read()
+    except (ValueError, OSError) as error:
+        problems.append(f"There is no ledger: {_say(error)}.")
+        return pd.DataFrame(columns=published.COLUMNS)
 
 
 def training(records: Sequence[Mapping[str, Any]], kind: str) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 MEAN = "mean"  # the row that averages the categories
+SUBSET_MEAN = "mean of logical and structural"
 METRICS = {  # how they are written and in which order; a metric that is not here is shown by its name, after these
     "image_auroc": "image AUROC",
     "image_ap": "image AP",
@@ -31,7 +32,9 @@ IMAGE_CONVENTION = "folder label"  # there is but one for image metrics, so it n
 IDENTITY = {"metric": ["metric", "convention"], "variant": ["variant", "selection", "teacher"]}
 DIFFERENCE = "difference"
 PROTOCOLS = ["one_class", "multi_class", DIFFERENCE]  # in the order of columns
-FACETS = ("dataset", "protocol", "subset", "metric", "variant", "category")
+FACETS = ("dataset", "protocol", "subset", "metric", "variant", "category", "paper", "table", "entry", "quantity")
+QUANTITIES = ["published", "measured", "seeds", DIFFERENCE, "tolerance", "verdict"]  # in the order of columns
+OF_ENTRY = {"subset", "metric", "variant", "category"}  # what an entry, the row of a ledger, says itself
 BLOCK = ["dataset", "protocol", "subset", "metric", "convention"]
 UNFINISHED = "no finished run was scored"
 # (variant, dataset, protocol) -> its runs by SPLIT-seedK, or "unsupported" -> reason
@@ -47,10 +50,13 @@ class Cell:
     values: dict[int, float]  # by seed
     note: str  # why the cell is empty, or which seeds or categories it lacks
     records: tuple[str, ...]  # paths of the records behind it
+    word: str = ""  # printed in place of a number that no seed gave, such as a verdict
 
     @property
     def text(self) -> str:
         """Percent with one decimal, e.g. "97.1 ± 0.3"; "97.1" with one seed; a dash if empty."""
+        if self.word:
+            return self.word
         if not self.values:
             return "\N{EN DASH}"
         return f"{100 * self.mean:.1f}" + (f" ± {100 * self.std:.1f}" if len(self.values) > 1 else "")
@@ -95,8 +101,7 @@ def with_subset_mean(scores: pd.DataFrame) -> pd.DataFrame:
         if len(pair) == 1:
             reasons.append(f"only {pair.subset.iloc[0]} anomalies were scored")
         mean = pair.value.mean() if len(pair) == 2 and pair.value.notna().all() else math.nan
-        subset = "mean of logical and structural"
-        both.append({**pair.iloc[0], "subset": subset, "value": mean, "reason": "; ".join(reasons)})
+        both.append({**pair.iloc[0], "subset": SUBSET_MEAN, "value": mean, "reason": "; ".join(reasons)})
     return pd.concat([scores, pd.DataFrame(both)], ignore_index=True) if both else scores
 
 
@@ -245,15 +250,21 @@ def labels(keys: pd.DataFrame) -> list[str]:
 
 
 def tables(
-    name: str, spec: Mapping[str, Any], cells: pd.DataFrame, records: Sequence[Mapping[str, Any]]
+    name: str,
+    spec: Mapping[str, Any],
+    cells: pd.DataFrame,
+    records: Sequence[Mapping[str, Any]],
+    says: Sequence[str] = (),
 ) -> list[Table]:
-    """All tables that a spec describes.
+    """All tables that a spec describes; `says` ends each caption.
 
     Raises:
         ValueError: the spec leaves a facet open, so that several results would fall into one place.
     """
-    fixed = [facet for facet, names in spec.get("where", {}).items() if len(names) == 1]
-    left = [f for f in FACETS if f not in (*spec["each"], spec["rows"], spec["columns"], *fixed)]
+    fixed = {facet for facet, names in spec.get("where", {}).items() if len(names) == 1}
+    fixed |= {*spec["each"], spec["rows"], spec["columns"]}
+    fixed |= OF_ENTRY if "entry" in fixed else set()
+    left = [facet for facet in FACETS if facet in cells and facet not in fixed]
     if left:
         raise ValueError(f"{left[0]} must stand in `each`, `rows` or `columns`, or have one value in `where`")
     built = []
@@ -262,14 +273,15 @@ def tables(
         axes = [labels(part[IDENTITY.get(spec[axis], [spec[axis]])]) for axis in ("rows", "columns")]
         long = pd.DataFrame({"row": axes[0], "column": axes[1], "cell": part.cell.tolist()})
         grid = long.pivot(index="row", columns="column", values="cell")
-        grid = grid.reindex(index=_order(long.row), columns=_order(long.column))
+        rows = list(dict.fromkeys(long.row)) if spec["rows"] == "entry" else _order(long.row)
+        grid = grid.reindex(index=rows, columns=_order(long.column))
         grid = grid.map(lambda cell: cell if isinstance(cell, Cell) else ABSENT).rename_axis(spec["rows"], axis=0)
         built.append(
             Table(
                 name,
                 slug(name, *place.values()),
                 headline(spec, place),
-                caption(part, records),
+                [*caption(part, records), *says],
                 place,
                 grid.rename_axis(None, axis=1),
             )
@@ -279,14 +291,16 @@ def tables(
 
 def _order(names: pd.Series) -> list[str]:
     unique = list(dict.fromkeys(names))
-    rank = {name: place for place, name in enumerate([*METRICS.values(), *PROTOCOLS])}
-    # Metrics by METRICS, protocols by PROTOCOLS, everything else by name, the mean last.
+    rank = {name: place for place, name in enumerate([*METRICS.values(), *PROTOCOLS, *QUANTITIES])}
+    # Metrics by METRICS, protocols by PROTOCOLS, quantities by QUANTITIES, everything else by name, the mean last.
     return sorted(unique, key=lambda n: (n == MEAN, rank.get(re.sub(r" \(.*", "", n), len(rank)), n))
 
 
 def caption(part: pd.DataFrame, records: Sequence[Mapping[str, Any]]) -> list[str]:
     """What one must know to compare, a sentence each: seeds, teacher, selection, budget, convention, deviations."""
     part = part[part.teacher != ""]  # a variant that has not run has nothing to tell
+    if part.empty:
+        return ["Nothing of this has run."]
     seeds = sorted({seed for cell in part.cell for seed in cell.values})
     variants = dict(zip(labels(part[IDENTITY["variant"]]), part.variant, strict=True))
     protocols = PROTOCOLS if DIFFERENCE in set(part.protocol) else set(part.protocol)
@@ -349,9 +363,15 @@ def _escape_pipe(text: str) -> str:
 
 
 def csv(table: Table) -> str:
-    """Fractions at full precision: for each column its mean, standard deviation and number of seeds."""
+    """Fractions at full precision: for each column its mean, standard deviation and number of seeds.
+
+    A column of words has one number or word in each row.
+    """
     columns = {}
     for label, cells in table.grid.items():
+        if any(cell.word for cell in cells):
+            columns[str(label)] = cells.map(lambda cell: cell.word if math.isnan(cell.mean) else cell.mean)
+            continue
         columns[str(label)] = cells.map(lambda cell: cell.mean)
         columns[f"{label}: std"] = cells.map(lambda cell: cell.std)
         columns[f"{label}: seeds"] = cells.map(lambda cell: len(cell.values))
