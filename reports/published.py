@@ -30,10 +30,11 @@ def read(folder: Path = FOLDER) -> pd.DataFrame:
         rows = pd.read_csv(path, dtype=str, keep_default_na=False)
         if lacking := [column for column in COLUMNS if column not in rows]:
             raise ValueError(f"{folder.name}/{path.name}: column {', '.join(lacking)} is missing; see README.md there")
-        if (wrong := pd.to_numeric(rows.value, errors="coerce").isna()).any():
+        wrong = rows[pd.to_numeric(rows.value, errors="coerce").isna()]
+        if len(wrong):
             raise ValueError(
-                f"{folder.name}/{path.name}, line {wrong.idxmax() + 2}: value {rows.value[wrong].iloc[0]!r} is no "
-                "number; leave out what no source gives"
+                f"{folder.name}/{path.name}: value {wrong.value.iloc[0]!r} of {wrong.method.iloc[0]}, "
+                f"{wrong.category.iloc[0]}, is no number; leave out what no source gives"
             )
         parts.append(rows)
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)

@@ -34,6 +34,7 @@ DIFFERENCE = "difference"
 PROTOCOLS = ["one_class", "multi_class", DIFFERENCE]  # in the order of columns
 FACETS = ("dataset", "protocol", "subset", "metric", "variant", "category", "paper", "table", "entry", "quantity")
 QUANTITIES = ["published", "measured", "seeds", DIFFERENCE, "tolerance", "verdict"]  # in the order of columns
+VERDICTS = ["reproduced", "above", "below", "not comparable", "no verdict", "not run"]
 OF_ENTRY = {"subset", "metric", "variant", "category"}  # what an entry, the row of a ledger, says itself
 BLOCK = ["dataset", "protocol", "subset", "metric", "convention"]
 UNFINISHED = "no finished run was scored"
@@ -291,8 +292,8 @@ def tables(
 
 def _order(names: pd.Series) -> list[str]:
     unique = list(dict.fromkeys(names))
-    rank = {name: place for place, name in enumerate([*METRICS.values(), *PROTOCOLS, *QUANTITIES])}
-    # Metrics by METRICS, protocols by PROTOCOLS, quantities by QUANTITIES, everything else by name, the mean last.
+    rank = {name: place for place, name in enumerate([*METRICS.values(), *PROTOCOLS, *QUANTITIES, *VERDICTS])}
+    # What has a list by its place there, everything else by name, the mean last.
     return sorted(unique, key=lambda n: (n == MEAN, rank.get(re.sub(r" \(.*", "", n), len(rank)), n))
 
 
@@ -300,7 +301,7 @@ def caption(part: pd.DataFrame, records: Sequence[Mapping[str, Any]]) -> list[st
     """What one must know to compare, a sentence each: seeds, teacher, selection, budget, convention, deviations."""
     part = part[part.teacher != ""]  # a variant that has not run has nothing to tell
     if part.empty:
-        return ["Nothing of this has run."]
+        return []
     seeds = sorted({seed for cell in part.cell for seed in cell.values})
     variants = dict(zip(labels(part[IDENTITY["variant"]]), part.variant, strict=True))
     protocols = PROTOCOLS if DIFFERENCE in set(part.protocol) else set(part.protocol)
