@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from reports import figures, ledger, page, published, tables
+from reports import figures, ledger, page, published, statistics, tables
 
 SCHEMA = 1  # of record.json, see results/README.md
 SPECS = Path(__file__).parent / "specs"
@@ -46,6 +46,8 @@ SOURCES = (
     "trajectory",
     "ledger",
     "verdicts",
+    "comparisons",
+    "ranks",
 )  # what `from` in a spec may name
 log = logging.getLogger(__name__)
 
@@ -67,13 +69,16 @@ def build(results: Path, out: Path, specs: Path = SPECS) -> Path:
     details = read_details(results, problems)
     plan = read_plan(results, problems)
     _compare(scores, records, plan, problems)
-    cells = tables.aggregate(tables.with_subset_mean(scores), plan)
+    samples = statistics.auroc_samples(details)
+    cells = statistics.mark(tables.aggregate(tables.with_subset_mean(scores), plan), samples)
     entries = ledger.entries(read_published(problems), cells, scores, records, plan)
-    says = {"ledger": ledger.RULE, "verdicts": ledger.RULE}
+    says = {"ledger": ledger.RULE, "verdicts": ledger.RULE, "comparisons": statistics.RULE, "ranks": statistics.RULE}
     sources = {
         "cells": cells,
         "ledger": entries,
         "verdicts": ledger.tally(entries),
+        "comparisons": statistics.comparisons(cells, samples),
+        "ranks": statistics.ranks(cells),
         "protocols": tables.aggregate(tables.one_against_multi_class(scores), plan),
         "interference": tables.aggregate(read_scores(results, problems, "interference"), plan),
         "details": details,

@@ -237,6 +237,31 @@ def heat_map(data: pd.DataFrame) -> Figure:
     return figure
 
 
+def critical_difference(data: pd.DataFrame) -> Figure:
+    """Mean rank over categories with its interval, a panel for each metric; bars join what no test tells apart."""
+    data = data[data.quantity == "mean rank"]
+    data = data.assign(panel=labels(data[IDENTITY["metric"]]))
+    panels = list(dict.fromkeys(data.panel))
+    count = data.groupby("panel").size().max()
+    figure, axes = _panels(len(panels), 3, 3.6, 1.1 + 0.42 * count)
+    for axis, panel in zip(axes, panels, strict=True):
+        rows = data[data.panel == panel].sort_values("rank").reset_index(drop=True)
+        whiskers = [rows["rank"] - rows.low, rows.high - rows["rank"]]
+        axis.errorbar(rows["rank"], rows.index, xerr=whiskers, fmt="o", color="#222222", capsize=2.5, lw=1)
+        joined = [rows.index[rows.variant.isin(alike)] for alike in rows.alike]
+        # A clique runs from each variant down to the worst it is like, unless one above it reaches as far.
+        reach = [(first, max(like)) for first, like in enumerate(joined)]
+        cliques = [(a, b) for i, (a, b) in enumerate(reach) if b > a and all(b > other for _, other in reach[:i])]
+        for place, (first, last) in enumerate(cliques):
+            axis.plot([0.6 - 0.1 * place] * 2, [first, last], color="#222222", lw=3, solid_capstyle="butt")
+        axis.set_yticks(rows.index, rows.variant)
+        axis.set(title=fill(panel, 30), xlim=(0.4 - 0.1 * len(cliques), len(rows) + 0.2))
+        axis.set_ylim(len(rows) - 0.5, -0.5)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.supxlabel("mean rank over categories, 1 is best", fontsize=9)
+    return figure
+
+
 def histograms(data: pd.DataFrame) -> Figure:
     """Image scores of normal and anomalous test images, a panel for each category, of the first seed."""
     data = data.sort_values("seed").drop_duplicates("category").sort_values("category")

@@ -12,7 +12,7 @@ from scipy.stats import t as student
 
 from reports import comparable
 from reports.published import resolution
-from reports.tables import BLOCK, IDENTITY, MEAN, METRICS, QUANTITIES, UNFINISHED, VERDICTS, Cell, Plan
+from reports.tables import BLOCK, IDENTITY, MEAN, METRICS, UNFINISHED, Cell, Plan, spoken
 
 WIDEST = 0.02  # a tolerance above this would call almost anything reproduced; papers differ by less
 RULE = [
@@ -22,6 +22,8 @@ RULE = [
     f"more than {100 * WIDEST:g} points when the number lies within it.",
     comparable.RULE,
 ]
+QUANTITIES = ["published", "measured", "seeds", "difference", "tolerance", "verdict"]
+VERDICTS = ["reproduced", "above", "below", "not comparable", "no verdict", "not run"]
 NUMBER = ["variant", "dataset", "category", "subset", "metric"]  # what a measured cell shares with a published number
 COLUMNS = ["paper", "table", *BLOCK, *IDENTITY["variant"], "category", "entry", "quantity", "cell"]
 
@@ -33,7 +35,7 @@ def entries(
     records: Sequence[Mapping[str, Any]],
     plan: Plan,
 ) -> pd.DataFrame:
-    """One row for each covered number and quantity of `tables.QUANTITIES`, with its `Cell`.
+    """One row for each covered number and quantity of `QUANTITIES`, with its `Cell`.
 
     A number is covered if the suite has its variant on its data set, and its category. Among the runs that measured it
     under several protocols, conventions, selections or teachers, those count that differ least from the source.
@@ -75,7 +77,7 @@ def tally(entries: pd.DataFrame) -> pd.DataFrame:
     for (dataset, protocol, paper, table), rows in verdicts.groupby(["dataset", "protocol", "paper", "table"]):
         place = {"dataset": dataset, "protocol": protocol, "entry": f"{paper}, {table}", "variant": "", "teacher": ""}
         for kind in VERDICTS:
-            found.append({**place, "quantity": kind, "cell": _word(str(int((rows.kind == kind).sum())))})
+            found.append({**place, "quantity": kind, "cell": spoken(str(int((rows.kind == kind).sum())))})
     return pd.DataFrame(found, columns=["dataset", "protocol", "entry", "variant", "teacher", "quantity", "cell"])
 
 
@@ -109,28 +111,24 @@ def _quantities(number: Mapping[Any, Any], best: Mapping[Any, Any] | None, unlik
     """The cells of `QUANTITIES`."""
     value, is_gain = float(number["value"]), number["unit"] != "fraction"
     source = f"{number['source']} ({number['status']})"
-    yield replace(_word(f"{100 * value:+.1f}" if is_gain else f"{100 * value:.1f}", source), mean=value)
-    dash = _word("\N{EN DASH}")
+    yield replace(spoken(f"{100 * value:+.1f}" if is_gain else f"{100 * value:.1f}", source), mean=value)
+    dash = spoken("")
     if is_gain or not best:
         yield from [dash] * (len(QUANTITIES) - 2)
-        yield _word("not comparable (gain)", f"a {number['unit']}") if is_gain else _word("not run", UNFINISHED)
+        yield spoken("not comparable (gain)", f"a {number['unit']}") if is_gain else spoken("not run", UNFINISHED)
         return
     cell: Cell = best["cell"]
     away = cell.mean - value
     yield cell
-    yield _word(str(len(cell.values)))
-    yield replace(_word(f"{100 * away:+.1f}"), mean=away)
+    yield spoken(str(len(cell.values)))
+    yield replace(spoken(f"{100 * away:+.1f}"), mean=away)
     if unlike:
         says = "; ".join(f"{kind}: {what}" for kind, what in unlike.items())
-        yield from (dash, _word(f"not comparable ({', '.join(unlike)})", says))
+        yield from (dash, spoken(f"not comparable ({', '.join(unlike)})", says))
         return
     word, tolerance = verdict(number["value"], cell)
-    yield dash if math.isnan(tolerance) else replace(_word(f"{100 * tolerance:.1f}"), mean=tolerance)
-    yield _word(word)
-
-
-def _word(word: str, note: str = "") -> Cell:
-    return Cell(math.nan, math.nan, {}, note, (), word)
+    yield dash if math.isnan(tolerance) else replace(spoken(f"{100 * tolerance:.1f}"), mean=tolerance)
+    yield spoken(word)
 
 
 def _entry(number: Mapping[Any, Any]) -> str:

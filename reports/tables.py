@@ -33,10 +33,12 @@ IDENTITY = {"metric": ["metric", "convention"], "variant": ["variant", "selectio
 DIFFERENCE = "difference"
 PROTOCOLS = ["one_class", "multi_class", DIFFERENCE]  # in the order of columns
 FACETS = ("dataset", "protocol", "subset", "metric", "variant", "category", "paper", "table", "entry", "quantity")
-QUANTITIES = ["published", "measured", "seeds", DIFFERENCE, "tolerance", "verdict"]  # in the order of columns
-VERDICTS = ["reproduced", "above", "below", "not comparable", "no verdict", "not run"]
 OF_ENTRY = {"subset", "metric", "variant", "category"}  # what an entry, the row of a ledger, says itself
 BLOCK = ["dataset", "protocol", "subset", "metric", "convention"]
+BOLD = (  # how, says statistics.py
+    "Bold: better than every other variant with p < 0.05 after Holm's correction; of a category by a paired bootstrap "
+    "over its test images and the seeds (image AUROC only), of the mean by Wilcoxon's signed-rank test over categories."
+)
 UNFINISHED = "no finished run was scored"
 # (variant, dataset, protocol) -> its runs by SPLIT-seedK, or "unsupported" -> reason
 Plan = Mapping[tuple[str, str, str], Mapping[str, Any]]
@@ -52,6 +54,7 @@ class Cell:
     note: str  # why the cell is empty, or which seeds or categories it lacks
     records: tuple[str, ...]  # paths of the records behind it
     word: str = ""  # printed in place of a number that no seed gave, such as a verdict
+    bold: bool = False  # significantly better than every other variant: see `statistics.mark`
 
     @property
     def text(self) -> str:
@@ -86,6 +89,11 @@ class Table:
         """The footnotes in order of appearance, each with its mark: a, b, ..., z, aa, ..."""
         notes = dict.fromkeys(cell.note for _, row in self.grid.iterrows() for cell in row if cell.note)
         return {note: chr(ord("a") + place % 26) * (place // 26 + 1) for place, note in enumerate(notes)}
+
+
+def spoken(word: str, note: str = "") -> Cell:
+    """A cell of words; an empty one prints a dash."""
+    return Cell(math.nan, math.nan, {}, note, (), word or "\N{EN DASH}")
 
 
 ABSENT = Cell(math.nan, math.nan, {}, "not scored", ())
@@ -274,8 +282,10 @@ def tables(
         axes = [labels(part[IDENTITY.get(spec[axis], [spec[axis]])]) for axis in ("rows", "columns")]
         long = pd.DataFrame({"row": axes[0], "column": axes[1], "cell": part.cell.tolist()})
         grid = long.pivot(index="row", columns="column", values="cell")
-        rows = list(dict.fromkeys(long.row)) if spec["rows"] == "entry" else _order(long.row)
-        grid = grid.reindex(index=rows, columns=_order(long.column))
+        # Entries and quantities come in an order of their own.
+        order = [_order(long[axis]) if spec[f"{axis}s"] not in ("entry", "quantity") else long[axis].unique()
+                 for axis in ("row", "column")]  # fmt: skip
+        grid = grid.reindex(index=order[0], columns=order[1])
         grid = grid.map(lambda cell: cell if isinstance(cell, Cell) else ABSENT).rename_axis(spec["rows"], axis=0)
         built.append(
             Table(
@@ -292,7 +302,7 @@ def tables(
 
 def _order(names: pd.Series) -> list[str]:
     unique = list(dict.fromkeys(names))
-    rank = {name: place for place, name in enumerate([*METRICS.values(), *PROTOCOLS, *QUANTITIES, *VERDICTS])}
+    rank = {name: place for place, name in enumerate([*METRICS.values(), *PROTOCOLS])}
     # What has a list by its place there, everything else by name, the mean last.
     return sorted(unique, key=lambda n: (n == MEAN, rank.get(re.sub(r" \(.*", "", n), len(rank)), n))
 
@@ -328,6 +338,8 @@ def caption(part: pd.DataFrame, records: Sequence[Mapping[str, Any]]) -> list[st
         f"Budget: {_shared({label: _budget(found) for label, found in of_variant.items()})}.",
         f"Convention: {_shared(dict(metrics))}.",
     ]
+    if any(cell.bold for cell in part.cell):
+        said.append(BOLD)
     for label, found in of_variant.items():
         deviations = dict.fromkeys(text for record in found for text in record.get("deviations", ()))
         said += [f"Deviations of {label}: {'; '.join(text.rstrip('.') for text in deviations)}."] if deviations else []
@@ -352,7 +364,11 @@ def _budget(records: Sequence[Mapping[str, Any]]) -> str:
 
 def markdown(table: Table) -> str:
     """The table for a README, with its caption and footnotes."""
-    cells = table.grid.map(lambda cell: cell.text + (f" [{table.marks[cell.note]}]" if cell.note else ""))
+    cells = table.grid.map(
+        lambda cell: (
+            (f"**{cell.text}**" if cell.bold else cell.text) + (f" [{table.marks[cell.note]}]" if cell.note else "")
+        )
+    )
     cells = cells.rename(index=_escape_pipe, columns=_escape_pipe)
     notes = [f"[{mark}] {note}." for note, mark in table.marks.items()]
     body = cells.to_markdown(colalign=["left"] + ["right"] * cells.shape[1], disable_numparse=True)
@@ -384,7 +400,10 @@ def csv(table: Table) -> str:
 def latex(table: Table) -> str:
     """A booktabs table; needs `\\usepackage{booktabs}`."""
     text = table.grid.map(
-        lambda cell: _tex(cell.text) + (rf"\textsuperscript{{{table.marks[cell.note]}}}" if cell.note else "")
+        lambda cell: (
+            (rf"\textbf{{{_tex(cell.text)}}}" if cell.bold else _tex(cell.text))
+            + (rf"\textsuperscript{{{table.marks[cell.note]}}}" if cell.note else "")
+        )
     )
     text = text.rename(index=_tex, columns=_tex)
     text.columns.name = _tex(str(table.grid.index.name))
