@@ -231,12 +231,28 @@ def summary() -> None:
 
 
 @app.command()
-def report() -> None:
-    """Build the tables, figures and the page under reports/build from what is scored."""
-    from reports import build
+def report(
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 if there is a problem that is not allowed.")
+    ] = False,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(help="KIND=REASON or KIND:GROUP=REASON: no problem; the reason is printed under the tables."),
+    ] = None,
+) -> None:
+    """Build the tables, figures and the page under reports/build from what is scored, and check them."""
+    from reports import build, lint
 
-    page = build.build(store.RESULTS, Path("reports") / "build")
+    reasons = dict(entry.partition("=")[::2] for entry in allow or ())
+    for name, reason in reasons.items():
+        if name.partition(":")[0] not in lint.KINDS or not reason.strip():
+            raise InputError(f"--allow {name}={reason}: it takes KIND=REASON; kinds are {', '.join(lint.KINDS)}.")
+    problems: list[str] = []
+    page = build.build(store.RESULTS, Path("reports") / "build", allow=reasons, problems=problems)
     console.print(f"The report is at {page}.")
+    if strict and problems:
+        console.print(f"{len(problems)} problems: mend them, or allow them with a reason.")
+        raise typer.Exit(1)
 
 
 def _expand() -> Iterator[Run | Unsupported]:

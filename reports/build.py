@@ -10,12 +10,13 @@ import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
 import yaml
 
-from reports import figures, ledger, page, published, statistics, tables
+from reports import figures, ledger, lint, page, published, statistics, tables
 
 SCHEMA = 1  # of record.json, see results/README.md
 SPECS = Path(__file__).parent / "specs"
@@ -52,26 +53,36 @@ SOURCES = (
 log = logging.getLogger(__name__)
 
 
-def build(results: Path, out: Path, specs: Path = SPECS) -> Path:
+def build(
+    results: Path,
+    out: Path,
+    specs: Path = SPECS,
+    allow: Mapping[str, str] = MappingProxyType({}),
+    problems: list[str] | None = None,
+) -> Path:
     """Write `tables/`, `figures/` and `index.html` into `out`; older tables and figures there are removed.
 
     Args:
         results: a folder as described in `results/README.md`.
         out: where the report goes.
         specs: one YAML file for each kind of table or figure.
+        allow: by kind of finding, or `KIND:GROUP`, the reason why it is no problem; it is printed under the tables.
+        problems: a list to which every problem is added.
 
     Returns:
         The path of `index.html`. It lists all problems, which are also logged as warnings.
     """
-    problems: list[str] = []
+    problems = [] if problems is None else problems
     records = read_records(results, problems)
     scores = read_scores(results, problems)
     details = read_details(results, problems)
     plan = read_plan(results, problems)
-    _compare(scores, records, plan, problems)
+    numbers = read_published(problems)
+    allowed, found = lint.sift(lint.findings(scores, records, plan, numbers), allow)
+    problems += found
     samples = statistics.auroc_samples(details)
     cells = statistics.mark(tables.aggregate(tables.with_subset_mean(scores), plan), samples)
-    entries = ledger.entries(read_published(problems), cells, scores, records, plan)
+    entries = ledger.entries(numbers, cells, scores, records, plan)
     says = {"ledger": ledger.RULE, "verdicts": ledger.RULE, "comparisons": statistics.RULE, "ranks": statistics.RULE}
     sources = {
         "cells": cells,
@@ -98,7 +109,7 @@ def build(results: Path, out: Path, specs: Path = SPECS) -> Path:
                 shown += _figures(name, spec, data, out / "figures", problems)
             else:
                 built = tables.tables(name, spec, data, records, says.get(spec.get("from", "cells"), ()))
-                shown += _write(built, out / "tables")
+                shown += _write([lint.explain(table, allowed) for table in built], out / "tables")
         except Exception as error:  # a spec is a plug-in: whatever fails in it must not cost the other specs' output
             log.debug("spec %s", name, exc_info=True)
             problems.append(f"{specs.name}/{name}.yaml: nothing drawn: {_say(error)}.")
@@ -282,28 +293,3 @@ def read_specs(folder: Path, problems: list[str]) -> list[tuple[str, dict[str, A
             continue
         specs.append((path.stem, spec))
     return sorted(specs, key=lambda named: named[1].get("order", 100))
-
-
-def _compare(
-    scores: pd.DataFrame, records: Sequence[Mapping[str, Any]], plan: tables.Plan, problems: list[str]
-) -> None:
-    """Say which planned runs are missing, which runs have no score, and which scores have no run or another fit's."""
-    run = scores.record.map(lambda path: "/".join(Path(path).parts[-3:-1]))
-    scored = dict(zip(run, scores.fingerprint, strict=True))
-    known = {record["folder"]: record.get("fingerprint") for record in records}
-    planned = {f"{'-'.join(group)}/{run}" for group, runs in plan.items() for run in runs if run != "unsupported"}
-    if missing := sorted(planned - known.keys()):
-        problems.append(
-            f"{len(missing)} of {len(planned)} planned runs are not finished, e.g. {missing[0]}; see `proctor plan`."
-        )
-    for folder in sorted(known.keys() - scored.keys()):
-        problems.append(f"predictions/{folder} has no score. Run the score stage.")
-    if lost := sorted(scored.keys() - known.keys()):
-        problems.append(
-            f"{len(lost)} scored runs have no readable record, so their cells have no link, e.g. {lost[0]}."
-        )
-    for folder in sorted(known.keys() & scored.keys()):
-        if known[folder] != scored[folder]:
-            problems.append(
-                f"The scores of predictions/{folder} belong to another fit (fingerprint). Run the score stage."
-            )

@@ -23,6 +23,7 @@ from reports.tables import BLOCK, IDENTITY, MEAN, Cell, labels, spoken
 
 LEVEL = 0.05
 RESAMPLES = 1000
+SEEDS = 3  # that bold takes at least: with two, seeds that scatter much seem different twice as often as they should
 RULE = [
     f"Intervals hold 95% of {RESAMPLES} bootstrap resamples: of a difference, of test images and seeds, the same "
     "images for both variants; of a rank, of categories. p of images and seeds is of the same bootstrap, two-sided; "
@@ -108,7 +109,7 @@ def mark(cells: pd.DataFrame, samples: Samples) -> pd.DataFrame:
         block = block.assign(name=labels(block[IDENTITY["variant"]]), mean=[cell.mean for cell in block.cell])
         means = over_categories(block)
         for category, rows in block.groupby("category", sort=False):
-            rows = rows[[len(cell.values) > 1 for cell in rows.cell]].sort_values("mean", ascending=False)
+            rows = rows[[len(cell.values) >= SEEDS for cell in rows.cell]].sort_values("mean", ascending=False)
             if category == MEAN:
                 p = [wilcoxon(means[rows.name.iloc[0]], means[other]) for other in rows.name[1:]] if len(means) else []
             else:

@@ -36,8 +36,9 @@ FACETS = ("dataset", "protocol", "subset", "metric", "variant", "category", "pap
 OF_ENTRY = {"subset", "metric", "variant", "category"}  # what an entry, the row of a ledger, says itself
 BLOCK = ["dataset", "protocol", "subset", "metric", "convention"]
 BOLD = (  # how, says statistics.py
-    "Bold: better than every other variant with p < 0.05 after Holm's correction; of a category by a paired bootstrap "
-    "over its test images and the seeds (image AUROC only), of the mean by Wilcoxon's signed-rank test over categories."
+    "Bold: better than every other variant with p < 0.05 after Holm's correction, with three seeds or more; of a "
+    "category by a paired bootstrap over its test images and the seeds (image AUROC only), of the mean by Wilcoxon's "
+    "signed-rank test over categories."
 )
 UNFINISHED = "no finished run was scored"
 # (variant, dataset, protocol) -> its runs by SPLIT-seedK, or "unsupported" -> reason
@@ -243,19 +244,20 @@ def slug(*words: str) -> str:
 
 def labels(keys: pd.DataFrame) -> list[str]:
     """A short label for each row of `keys`: its first column, and of the others what is needed to tell rows apart."""
-    short = [METRICS.get(name, name) if keys.columns[0] == "metric" else name for name in keys.iloc[:, 0]]
     distinct = keys.drop_duplicates()
-    twice = distinct.iloc[:, 0][distinct.iloc[:, 0].duplicated()].tolist()
-    told = []
-    for label, key in zip(short, keys.itertuples(index=False), strict=True):
-        same = distinct[distinct.iloc[:, 0] == key[0]]
+    first = distinct.iloc[:, 0]
+    twice = set(first[first.duplicated()])
+    told = {}
+    for key in distinct.itertuples(index=False, name=None):
+        same = distinct[first == key[0]]
         extra = [
             str(value)
             for value, column in zip(key[1:], same.columns[1:], strict=True)
             if (key[0] in twice and same[column].nunique() > 1) or value == "oracle"
         ]
-        told.append(f"{label} ({', '.join(extra)})" if extra else label)
-    return told
+        label = METRICS.get(key[0], key[0]) if keys.columns[0] == "metric" else key[0]
+        told[key] = f"{label} ({', '.join(extra)})" if extra else label
+    return [told[key] for key in keys.itertuples(index=False, name=None)]
 
 
 def tables(

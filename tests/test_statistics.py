@@ -107,9 +107,10 @@ def test_the_mean_is_bold_only_with_enough_categories() -> None:
     assert bold(0.0, categories=8) == set()
 
 
-def test_one_seed_is_never_bold() -> None:
-    marked = statistics.mark(cells(0.1, categories=8, seeds=1), {})
-    assert not any(cell.bold for cell in marked.cell)
+def test_fewer_than_three_seeds_are_never_bold() -> None:
+    for seeds in (1, 2):
+        marked = statistics.mark(cells(0.1, categories=8, seeds=seeds), {})
+        assert not any(cell.bold for cell in marked.cell)
 
 
 def test_bold_reaches_markdown_latex_and_the_caption() -> None:

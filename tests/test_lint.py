@@ -1,0 +1,127 @@
+"""The lint: each kind of problem is found, names its cure, and nothing else is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks import cli, store
+from reports import lint, published, tables
+from reports.lint import Finding
+
+VARIANTS, CATEGORIES, SEEDS = ("rd", "fd"), ("bolt", "cloth"), (0, 1)
+NO_NUMBERS = pd.DataFrame(columns=published.COLUMNS)
+TEACHER = {"name": "resnet18", "sha256": "ab" * 32, "pretraining": "ImageNet-1k"}
+
+
+def row(variant: str, category: str, seed: int, **other: Any) -> dict[str, Any]:
+    return {
+        "variant": variant, "method": variant, "dataset": "toy", "protocol": "one_class", "category": category,
+        "seed": seed, "subset": "all", "metric": "image_auroc", "convention": "folder label", "selection": "last",
+        "teacher": "t", "value": 0.9, "reason": "", "fingerprint": "f",
+        "record": f"results/predictions/{variant}-toy-one_class/{category}-seed{seed}/record.json",
+    } | other  # fmt: skip
+
+
+def record(variant: str, category: str, seed: int, **other: Any) -> dict[str, Any]:
+    return {
+        "variant": variant, "dataset": "toy", "protocol": "one_class", "split": category, "seed": seed,
+        "folder": f"{variant}-toy-one_class/{category}-seed{seed}", "fingerprint": "f", "teacher": TEACHER,
+        "fingerprint_parts": {"method code": "a"}, "hyper_parameters": {"epochs": 5, "image_size": 64},
+    } | other  # fmt: skip
+
+
+CELLS = [(variant, category, seed) for variant in VARIANTS for category in CATEGORIES for seed in SEEDS]
+SCORES = [row(*cell) for cell in CELLS]
+RECORDS = [record(*cell) for cell in CELLS]
+PLAN = {
+    (variant, "toy", "one_class"): {
+        f"{category}-seed{seed}": {"fingerprint_parts": {"method code": "a"}}
+        for category in CATEGORIES for seed in SEEDS
+    }
+    for variant in VARIANTS
+}  # fmt: skip
+
+
+def find(
+    scores: list[dict[str, Any]] = SCORES,
+    records: list[dict[str, Any]] = RECORDS,
+    plan: Mapping[Any, Any] = PLAN,
+    numbers: pd.DataFrame = NO_NUMBERS,
+) -> list[Finding]:
+    return [*lint.findings(pd.DataFrame(scores), records, plan, numbers)]
+
+
+def with_last(parts: list[dict[str, Any]], **change: Any) -> list[dict[str, Any]]:
+    return [*parts[:-1], parts[-1] | change]
+
+
+def test_a_whole_even_suite_is_clean() -> None:
+    assert find() == []
+
+
+@pytest.mark.parametrize(
+    ("found", "kind", "said"),
+    [
+        (find(SCORES[:-1], RECORDS[:-1]), "missing", "not finished, e.g. fd-toy-one_class/cloth-seed1"),
+        (find(SCORES[:-1]), "unscored", "fd-toy-one_class/cloth-seed1 has no score"),
+        (find(records=RECORDS[:-1], plan={}), "unscored", "1 scored runs have no readable record"),
+        (find(with_last(SCORES, fingerprint="old")), "stale", "belong to another fit"),
+        (find(records=with_last(RECORDS, fingerprint_parts={"method code": "b"})), "stale", "older than its method"),
+        (find(SCORES[:-1]), "seeds", "fd has no score of cloth with seed 1"),
+        (find([r for r in SCORES if r["variant"] == "rd" or r["seed"] == 0]), "seeds", "uneven (fd: 0; rd: 0, 1)"),
+        (find(with_last(SCORES, value=0.51)), "collapsed", "image_auroc near chance (cloth seed 1: 0.510)"),
+        (find(records=with_last(RECORDS, teacher={"name": "other"})), "mixed", "teachers differ"),
+        (find(records=with_last(RECORDS, hyper_parameters={"epochs": 9, "image_size": 64})), "mixed", "budgets differ"),
+        (find(with_last(SCORES, convention="x")), "mixed", "(fd: folder label and x; rd: folder label)"),
+        (
+            find(numbers=pd.DataFrame([dict.fromkeys(published.COLUMNS, "") | {"paper": "P", "value": "0.9"}])),
+            "source", "0.9 of P",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_found_and_named(found: list[Finding], kind: str, said: str) -> None:
+    assert any(finding.kind == kind and said in finding.message for finding in found)
+    assert {finding.kind for finding in found} <= {*lint.KINDS}
+
+
+def test_what_cannot_be_measured_is_no_collapse() -> None:
+    assert find(with_last(SCORES, value=float("nan"))) == []
+
+
+def some_findings() -> Iterator[Finding]:
+    yield Finding("collapsed", "It fell.", {"variant": "fd", "dataset": "toy", "protocol": "one_class"})
+    yield Finding("seeds", "Uneven.", {"dataset": "toy", "protocol": "one_class"})
+
+
+def test_a_reason_allows_a_kind_or_a_kind_in_one_group_and_nothing_else() -> None:
+    allowed, problems = lint.sift(some_findings(), {"collapsed": "known"})
+    assert [finding.kind for finding, _ in allowed] == ["collapsed"] and problems == ["Uneven. [seeds]"]
+    assert len(lint.sift(some_findings(), {"collapsed:rd-toy-one_class": "known"})[1]) == 2
+    assert len(lint.sift(some_findings(), {"collapsed:fd-toy-one_class": "known", "seeds:toy-one_class": "x"})[1]) == 0
+
+
+def test_the_reason_is_printed_under_the_tables_it_concerns() -> None:
+    spec = {"title": "t", "each": ["dataset", "protocol", "metric", "subset"], "rows": "category", "columns": "variant"}
+    scores = pd.DataFrame(SCORES + [row(*cell, protocol="multi_class") for cell in CELLS])
+    built = tables.tables("t", spec, tables.aggregate(scores, {}), [])
+    allowed, _ = lint.sift(some_findings(), {"seeds": "fd ran short of time."})
+    captions = {table.place["protocol"]: lint.explain(table, allowed).caption[-1] for table in built}
+    assert captions["one_class"] == "Allowed, because fd ran short of time: Uneven."
+    assert "Allowed" not in captions["multi_class"]
+
+
+def test_strict_fails_the_command_and_a_bad_allow_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(store, "RESULTS", tmp_path / "results")
+    run = CliRunner().invoke
+    assert run(cli.app, ["report"]).exit_code == 0
+    assert run(cli.app, ["report", "--strict"]).exit_code == 1
+    for wrong in ("fallen=x", "collapsed="):
+        refused = run(cli.app, ["report", "--allow", wrong]).exception
+        assert refused and "it takes KIND=REASON" in str(refused)
