@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from reports import figures, ledger, lint, page, published, statistics, tables
+from reports import figures, laid_open, ledger, lint, page, published, statistics, tables
 
 SCHEMA = 1  # of record.json, see results/README.md
 SPECS = Path(__file__).parent / "specs"
@@ -49,7 +50,17 @@ SOURCES = (
     "verdicts",
     "comparisons",
     "ranks",
+    "selections",
+    "conventions",
 )  # what `from` in a spec may name
+SAYS = {  # what stands under the tables of a source
+    "ledger": ledger.RULE,
+    "verdicts": ledger.RULE,
+    "comparisons": statistics.RULE,
+    "ranks": statistics.RULE,
+    "selections": laid_open.SELECTIONS,
+    "conventions": laid_open.CONVENTIONS,
+}
 log = logging.getLogger(__name__)
 
 
@@ -75,6 +86,7 @@ def build(
     problems = [] if problems is None else problems
     records = read_records(results, problems)
     scores = read_scores(results, problems)
+    probes = read_scores(results, problems, "interference")
     details = read_details(results, problems)
     plan = read_plan(results, problems)
     numbers = read_published(problems)
@@ -82,33 +94,37 @@ def build(
     problems += found
     samples = statistics.auroc_samples(details)
     cells = statistics.mark(tables.aggregate(tables.with_subset_mean(scores), plan), samples)
-    entries = ledger.entries(numbers, cells, scores, records, plan)
-    says = {"ledger": ledger.RULE, "verdicts": ledger.RULE, "comparisons": statistics.RULE, "ranks": statistics.RULE}
-    sources = {
-        "cells": cells,
+    course = training(records, "measured").query("phase == ''")
+    entries = partial(ledger.entries, numbers, cells, scores, records, plan)
+    # Computed for each spec that asks, so that what fails costs that spec alone.
+    sources: dict[str, Callable[[], pd.DataFrame]] = {
+        "cells": lambda: cells,
         "ledger": entries,
-        "verdicts": ledger.tally(entries),
-        "comparisons": statistics.comparisons(cells, samples),
-        "ranks": statistics.ranks(cells),
-        "protocols": tables.aggregate(tables.one_against_multi_class(scores), plan),
-        "interference": tables.aggregate(read_scores(results, problems, "interference"), plan),
-        "details": details,
-        "losses": training(records, "terms"),
-        "trajectory": training(records, "measured").query("phase == '' and name != 'validation'"),
-        "composites": details.assign(arrays=details.composites)[details.composites.notna()],
+        "verdicts": lambda: ledger.tally(entries()),
+        "comparisons": lambda: statistics.comparisons(cells, samples),
+        "ranks": lambda: statistics.ranks(cells),
+        "protocols": lambda: tables.aggregate(tables.one_against_multi_class(scores), plan),
+        "interference": lambda: tables.aggregate(probes, plan),
+        "details": lambda: details,
+        "losses": lambda: training(records, "terms"),
+        "trajectory": lambda: course.query("name != 'validation'"),
+        "selections": lambda: laid_open.selections(course),
+        "conventions": lambda: laid_open.conventions(cells),
+        "composites": lambda: details.assign(arrays=details.composites)[details.composites.notna()],
     }
     for part in ("tables", "figures"):
         shutil.rmtree(out / part, ignore_errors=True)
     shown: list[tables.Table | page.Picture] = []
     for name, spec in read_specs(specs, problems):
         try:
-            data = sources[spec.get("from", "cells")]
+            source = spec.get("from", "cells")
+            data = sources[source]()
             unknown = tables.chosen(data, spec)[1] if len(data) else []
             problems += [f"{specs.name}/{name}.yaml: {sentence}." for sentence in unknown]
             if "figure" in spec:
                 shown += _figures(name, spec, data, out / "figures", problems)
             else:
-                built = tables.tables(name, spec, data, records, says.get(spec.get("from", "cells"), ()))
+                built = tables.tables(name, spec, data, records, SAYS.get(source, ()))
                 shown += _write([lint.explain(table, allowed) for table in built], out / "tables")
         except Exception as error:  # a spec is a plug-in: whatever fails in it must not cost the other specs' output
             log.debug("spec %s", name, exc_info=True)
@@ -242,6 +258,7 @@ def read_details(results: Path, problems: list[str]) -> pd.DataFrame:
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             cell = {name: found[name] for name in ("variant", "dataset", "protocol", "category", "seed")}
+            pd.DataFrame(found["images"])[["key", "anomalous", "score"]]  # a KeyError names what is missing
             arrays = path.with_suffix(".npz")
             composites = path.with_suffix(".composites.npz")
             files = {"arrays": arrays, "composites": composites}

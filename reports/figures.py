@@ -262,6 +262,25 @@ def critical_difference(data: pd.DataFrame) -> Figure:
     return figure
 
 
+def conventions(data: pd.DataFrame) -> Figure:
+    """How the ranking of variants moves with the convention, a panel for each metric; crossing lines change places."""
+    data = data.assign(name=labels(data[IDENTITY["variant"]]))
+    names, panels = sorted(data.name.unique()), list(dict.fromkeys(data.metric))
+    figure, axes = _panels(len(panels), 2, 4.2, 2.4 + 0.2 * len(names))
+    for axis, metric in zip(axes, panels, strict=True):
+        grid = data[data.metric == metric].pivot(index="convention", columns="name", values="rank")
+        for place, (name, colour) in enumerate(zip(names, _colours(names), strict=True)):
+            if name in grid:
+                axis.plot(range(len(grid)), grid[name], marker=MARKERS[place % len(MARKERS)], color=colour,
+                          linestyle=DASHES[place % len(DASHES)], label=name)  # fmt: skip
+        axis.set_xticks(range(len(grid)), [fill(convention, 16) for convention in grid.index], fontsize=7)
+        axis.set(title=METRICS.get(metric, metric), xlim=(-0.3, len(grid) - 0.7), ylim=(len(names) + 0.3, 0.7))
+        axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.supylabel("rank, 1 is best", fontsize=9)
+    _legend(figure, axes, names)
+    return figure
+
+
 def histograms(data: pd.DataFrame) -> Figure:
     """Image scores of normal and anomalous test images, a panel for each category, of the first seed."""
     data = data.sort_values("seed").drop_duplicates("category").sort_values("category")

@@ -59,12 +59,13 @@ def auroc_samples(details: pd.DataFrame) -> Samples:
         anomalous = images[0].anomalous.astype(bool)
         names = pd.MultiIndex.from_frame(rows[["variant", "seed"]])
         scores = pd.concat([part.score for part in images], axis=1, keys=names).reindex(anomalous.index)
+        scores = scores.dropna(axis=1)  # what was predicted on other images cannot be paired
         normal, odd = scores[~anomalous], scores[anomalous]
         if min(len(normal), len(odd)) < 2:
             continue
         rng = np.random.default_rng(0)
         of_normal, of_odd = _weights(rng, len(normal)), _weights(rng, len(odd))
-        for variant in sorted(set(rows.variant)):
+        for variant in sorted(set(scores.columns.get_level_values(0))):
             pairs = zip(odd[variant].to_numpy().T, normal[variant].to_numpy().T, strict=True)
             # The AUROC is the share of (anomalous, normal) pairs in the right order; weights resample both sides.
             wins = [(a[:, None] > n) + 0.5 * (a[:, None] == n) for a, n in pairs]  # each (anomalous, normal)

@@ -86,6 +86,13 @@ def test_one_seed_or_one_kind_of_image_gives_no_samples() -> None:
     assert not statistics.auroc_samples(pd.DataFrame([one_seed, one_seed | {"seed": 1}]))
 
 
+def test_what_was_predicted_on_other_images_is_not_paired() -> None:
+    rows = [details(variant, seed, noisy(1, seed)) for variant in ("x", "y") for seed in (0, 1)]
+    for row in rows[2:]:
+        row["details"]["images"] = row["details"]["images"][:50]
+    assert {key[-1] for key in statistics.auroc_samples(pd.DataFrame(rows))} == {"x"}
+
+
 def test_a_category_is_bold_only_where_images_and_seeds_tell_the_variants_apart() -> None:
     def bold(strength: float) -> set[tuple[str, str]]:
         rows = [details("x", seed, noisy(strength, seed), category="c0") for seed in range(3)]
