@@ -10,8 +10,8 @@ from reports.tables import IMAGE_CONVENTION, MEAN, Cell
 
 SELECTIONS = [
     "From the same runs, at the epochs that were evaluated: the last one; that of the lowest anomaly on held-out "
-    "normal images, where a variant selects so; and the oracle's, best in the sum of image and pixel AUROC on test images. "
-    "The oracle's gain over the last epoch is what choosing by the test set is worth: a diagnostic, no result.",
+    "normal images, where a variant selects so; and the oracle's, of the best sum of image and pixel AUROC on test "
+    "images. The oracle's gain over the last epoch is what choosing by the test set is worth: a diagnostic, no result.",
 ]
 CONVENTIONS = ["In brackets: the rank among the variants under that convention, from the same anomaly maps."]
 PLACE = ["dataset", "protocol", "variant"]

@@ -75,7 +75,7 @@ def explain(table: Table, allowed: Sequence[tuple[Finding, str]]) -> Table:
     said = [
         f"Allowed, because {reason.strip().rstrip('.')}: {finding.message}"
         for finding, reason in allowed
-        if finding.place and all(table.place.get(name, value) == value for name, value in finding.place.items())
+        if all(table.place.get(name, value) == value for name, value in finding.place.items())
     ]
     return replace(table, caption=[*table.caption, *said])
 
