@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from reports.tables import BLOCK, Plan, Table
+from reports.tables import BLOCK, Plan, Table, nearest
 
 Record = Mapping[str, Any]
 GROUP = ["variant", "dataset", "protocol"]
 COLLAPSED = 0.55  # an AUROC below it is hardly better than a coin
-KINDS = ("missing", "unscored", "stale", "seeds", "collapsed", "mixed", "source")
+INVERTED = 0.45  # below it, it is worse: anomalies score lower than normal images
+KINDS = ("missing", "unscored", "stale", "seeds", "range", "collapsed", "mixed", "source")
 
 
 class Finding(NamedTuple):
@@ -48,11 +49,26 @@ def findings(scores: pd.DataFrame, records: Sequence[Record], plan: Plan, publis
     yield from unscored(scores, records)
     yield from stale(scores, records, plan)
     yield from incomplete(scores)
+    yield from out_of_range(scores)
     yield from collapsed(scores)
     yield from mixed(scores, records)
     for row in published[(published.source == "") | (published.status == "")].to_dict("records"):
-        cure = "name what was read, or remove the row"
+        cure = "name what was read, and how, in reports/published, or remove the row"
         yield Finding("source", f"{row['value']} of {row['paper']}, {row['table']}, has no source: {cure}.", {})
+
+
+def check(allow: Mapping[str, str]) -> None:
+    """Refuse reasons that would excuse nothing.
+
+    Raises:
+        ValueError: an entry names no kind of finding, or gives no reason.
+    """
+    for name, reason in allow.items():
+        kind = name.partition(":")[0]
+        if kind not in KINDS:
+            raise ValueError(f"`{name}` names no kind of finding; kinds are {', '.join(KINDS)}{nearest(kind, KINDS)}")
+        if not reason.strip():
+            raise ValueError(f"`{name}` is allowed without a reason; write one: {name}=REASON")
 
 
 def sift(found: Iterator[Finding], allow: Mapping[str, str]) -> tuple[list[tuple[Finding, str]], list[str]]:
@@ -135,18 +151,36 @@ def incomplete(scores: pd.DataFrame) -> Iterator[Finding]:
             if lacking := sorted(set(seeds[str(variant)]) - set(cell.seed)):
                 message = f"{variant} has no score of {category} with seed {', '.join(map(str, lacking))}: `dvc repro`."
                 yield Finding("seeds", message, {**place, "variant": str(variant)})
+        categories = {str(variant): set(of.category) for variant, of in rows.groupby("variant")}
+        for variant, have in categories.items():
+            if absent := sorted(set().union(*categories.values()) - have):
+                message = f"{variant} has no score of {', '.join(absent)}, which others have: `dvc repro`."
+                yield Finding("missing", f"{' '.join(place.values())}: {message}", {**place, "variant": variant})
+
+
+def out_of_range(scores: pd.DataFrame) -> Iterator[Finding]:
+    """Values that no metric can have; tables leave them empty."""
+    for row in scores[(scores.value < 0) | (scores.value > 1)].to_dict("records"):
+        where = f"{'-'.join(row[name] for name in GROUP)}: {row['metric']} of {row['category']}, seed {row['seed']}"
+        message = f"{where} is {row['value']}, outside [0, 1]: run the score stage again."
+        yield Finding("range", message, _place([row[name] for name in GROUP], row["metric"]))
 
 
 def collapsed(scores: pd.DataFrame) -> Iterator[Finding]:
-    """AUROCs that are hardly better than chance: mostly a run that has not learnt."""
-    low = scores[
-        scores.metric.isin(["image_auroc", "pixel_auroc"]) & (scores.value < COLLAPSED) & (scores.subset == "all")
-    ]
-    for keys, rows in low.groupby([*GROUP, "metric"]):
+    """AUROCs that are hardly better than chance, or worse: mostly a run that has not learnt."""
+    is_auroc = scores.metric.isin(["image_auroc", "pixel_auroc"]) & (scores.subset == "all")
+    low = scores[is_auroc & scores.value.between(0, COLLAPSED, inclusive="left")]
+    cures = {
+        "near chance": "look at the loss in its record; train longer or with another seed, or allow it with a reason",
+        "worse than chance": "anomalies score lower than normal images: check the sign of the method's maps and "
+        "scores, and the loss in its record, or allow it with a reason",
+    }
+    said = (low.value < INVERTED).map({False: "near chance", True: "worse than chance"})
+    for (*keys, kind), rows in low.groupby([*(low[name] for name in (*GROUP, "metric")), said]):
         *group, metric = map(str, keys)
         cells = ", ".join(f"{r['category']} seed {r['seed']}: {r['value']:.3f}" for r in rows.to_dict("records"))
-        cure = "look at the loss in its record; train longer or with another seed, or allow it with a reason"
-        yield Finding("collapsed", f"{'-'.join(group)}: {metric} near chance ({cells}): {cure}.", _place(group, metric))
+        message = f"{'-'.join(group)}: {metric} {kind} ({cells}): {cures[str(kind)]}."
+        yield Finding("collapsed", message, _place(group, metric))
 
 
 def mixed(scores: pd.DataFrame, records: Sequence[Record]) -> Iterator[Finding]:
