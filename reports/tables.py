@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -450,8 +451,14 @@ def csv(table: Table) -> str:
     )
 
 
+LATEX_ROWS, LATEX_COLUMNS = 35, 8  # of one float: what a page holds, and what stays readable within its width
+
+
 def latex(table: Table) -> str:
-    """A booktabs table; needs `\\usepackage{booktabs}`."""
+    """Floats with booktabs rules, and notes below; needs `\\usepackage{booktabs, graphicx}`.
+
+    What is wider than a line is scaled down to it; a table of many rows or columns becomes several floats.
+    """
     text = table.grid.map(
         lambda cell: (
             (rf"\textbf{{{_tex(cell.text)}}}" if cell.bold else _tex(cell.text))
@@ -461,45 +468,68 @@ def latex(table: Table) -> str:
     text = text.rename(index=_tex, columns=_tex)
     text.columns.name = _tex(str(table.grid.index.name))
     text.index.name = None  # otherwise Styler prints it on a line of its own
+    parts = [
+        text.iloc[row : row + LATEX_ROWS, column : column + LATEX_COLUMNS]
+        for column in range(0, text.shape[1], LATEX_COLUMNS)
+        for row in range(0, len(text), LATEX_ROWS)
+    ]
+    title, label = _tex(table.title), rf"\label{{tab:{table.name}}}"
+    floats = [_float(part, title if part is parts[0] else f"{title} (continued)") for part in parts]
+    floats[0] = floats[0].replace(r"\centering", rf"\centering{label}", 1)
     notes = [rf"\textsuperscript{{{mark}}}{_tex(note)}." for note, mark in table.marks.items()]
-    says = " ".join([_tex(f"{table.title}."), *(_tex(sentence) for sentence in table.caption), *notes])
-    layout = "l" + "r" * text.shape[1]
-    return text.style.to_latex(
-        hrules=True,
-        caption=says,
-        label=f"tab:{table.name}",
-        position="htbp",
-        position_float="centering",
-        column_format=layout,
+    below = "\n".join([*(_tex(sentence) for sentence in table.caption), *notes])
+    return "\n".join([*floats, rf"\begingroup\footnotesize\noindent {below}\par\endgroup", ""])
+
+
+def _float(part: pd.DataFrame, title: str) -> str:
+    tabular = part.style.to_latex(hrules=True, column_format="l" + "r" * part.shape[1])
+    fit = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
+    return "\n".join(
+        [r"\begin{table}[htbp]", r"\centering", rf"\caption{{{title}}}", fit, tabular.strip() + "}", r"\end{table}"]
     )
 
 
-TEX = str.maketrans(
-    {
-        "\\": r"\textbackslash{}",
-        "&": r"\&",
-        "%": r"\%",
-        "$": r"\$",
-        "#": r"\#",
-        "_": r"\_",
-        "{": r"\{",
-        "}": r"\}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "<": r"$<$",
-        ">": r"$>$",
-        "|": r"$|$",
-        "±": r"$\pm$",
-        "≤": r"$\le$",
-        "≥": r"$\ge$",
-        "\N{MULTIPLICATION SIGN}": r"$\times$",
-        "\N{EN DASH}": "--",
-        "—": "---",
-        "·": r"$\cdot$",
-        "→": r"$\to$",
-    }
-)
+TEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "[": "{[}",  # after a line's end it would begin an option, as * would
+    "]": "{]}",
+    "*": "{*}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"$<$",
+    ">": r"$>$",
+    "|": r"$|$",
+    "±": r"$\pm$",
+    "≤": r"$\le$",
+    "≥": r"$\ge$",
+    "\N{MULTIPLICATION SIGN}": r"$\times$",
+    "\N{MINUS SIGN}": "$-$",
+    "\N{EN DASH}": "--",
+    "—": "---",
+    "…": r"\dots{}",
+    "·": r"$\cdot$",
+    "→": r"$\to$",
+}
+OGONEK = "0328"  # the accent that LaTeX's default fonts lack
 
 
 def _tex(text: str) -> str:
-    return text.translate(TEX)
+    """Text as LaTeX prints it with no package; characters that it lacks by their number, U+4E2D."""
+    words = " ".join(text.split())
+    return re.sub(r"(?<![\w.$-])-(?=\d)", "$-$", "".join(map(_character, words)))
+
+
+def _character(of: str) -> str:
+    accented = unicodedata.decomposition(of)
+    if of in TEX or of.isascii():
+        return TEX.get(of, of)
+    if accented and of < "\u0180" and accented[0] != "<" and OGONEK not in accented:
+        return of
+    return rf"\texttt{{U+{ord(of):04X}}}"
