@@ -482,11 +482,9 @@ def latex(table: Table) -> str:
 
 
 def _float(part: pd.DataFrame, title: str) -> str:
-    tabular = part.style.to_latex(hrules=True, column_format="l" + "r" * part.shape[1])
-    fit = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
-    return "\n".join(
-        [r"\begin{table}[htbp]", r"\centering", rf"\caption{{{title}}}", fit, tabular.strip() + "}", r"\end{table}"]
-    )
+    tabular = part.style.to_latex(hrules=True, column_format="l" + "r" * part.shape[1]).strip()
+    fitted = rf"\resizebox{{\ifdim\width>\linewidth\linewidth\else\width\fi}}{{!}}{{{tabular}}}"
+    return "\n".join([r"\begin{table}[htbp]", r"\centering", rf"\caption{{{title}}}", fitted, r"\end{table}"])
 
 
 TEX = {
