@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from reports import figures, laid_open, ledger, lint, page, papers, published, statistics, tables
+from reports import figures, laid_open, latex, ledger, lint, page, papers, published, statistics, tables
 
 SCHEMA = 1  # of record.json, see results/README.md
 SPECS = Path(__file__).parent / "specs"
@@ -144,7 +144,7 @@ def build(
 def _write(built: list[tables.Table], out: Path) -> list[tables.Table]:
     out.mkdir(parents=True, exist_ok=True)
     for table in built:
-        for suffix, write in (("md", tables.markdown), ("csv", tables.csv), ("tex", tables.latex)):
+        for suffix, write in (("md", tables.markdown), ("csv", tables.csv), ("tex", latex.latex)):
             (out / f"{table.name}.{suffix}").write_text(write(table), encoding="utf-8")
     return built
 

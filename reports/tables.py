@@ -1,4 +1,4 @@
-"""Tidy scores to tables: mean ± sample standard deviation over seeds, as Markdown, CSV and LaTeX.
+"""Tidy scores to tables: mean ± sample standard deviation over seeds, as Markdown and CSV; LaTeX is in latex.py.
 
 `aggregate` computes every number once; a spec chooses what stands in rows, in columns, and in a table of its own.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -239,7 +238,7 @@ def chosen(data: pd.DataFrame, spec: Mapping[str, Any]) -> tuple[pd.DataFrame, l
 def nearest(name: Any, known: Iterable[str]) -> str:
     """A question that ends a message about an unknown name; empty if nothing is like it."""
     near = get_close_matches(str(name), [*known], 1)
-    return f"; did you mean '{near[0]}'?" if near else ""
+    return f" (did you mean '{near[0]}'?)" if near else ""
 
 
 def _names(column: pd.Series) -> str:
@@ -449,85 +448,3 @@ def csv(table: Table) -> str:
     return (
         pd.DataFrame(columns).rename_axis(str(table.grid.index.name)).to_csv(float_format="%.6f", lineterminator="\n")
     )
-
-
-LATEX_ROWS, LATEX_COLUMNS = 35, 8  # of one float: what a page holds, and what stays readable within its width
-
-
-def latex(table: Table) -> str:
-    """Floats with booktabs rules, and notes below; needs `\\usepackage{booktabs, graphicx}`.
-
-    What is wider than a line is scaled down to it; a table of many rows or columns becomes several floats.
-    """
-    text = table.grid.map(
-        lambda cell: (
-            (rf"\textbf{{{_tex(cell.text)}}}" if cell.bold else _tex(cell.text))
-            + (rf"\textsuperscript{{{table.marks[cell.note]}}}" if cell.note else "")
-        )
-    )
-    text = text.rename(index=_tex, columns=_tex)
-    text.columns.name = _tex(str(table.grid.index.name))
-    text.index.name = None  # otherwise Styler prints it on a line of its own
-    parts = [
-        text.iloc[row : row + LATEX_ROWS, column : column + LATEX_COLUMNS]
-        for column in range(0, text.shape[1], LATEX_COLUMNS)
-        for row in range(0, len(text), LATEX_ROWS)
-    ]
-    title, label = _tex(table.title), rf"\label{{tab:{table.name}}}"
-    floats = [_float(part, title if part is parts[0] else f"{title} (continued)") for part in parts]
-    floats[0] = floats[0].replace(r"\centering", rf"\centering{label}", 1)
-    notes = [rf"\textsuperscript{{{mark}}}{_tex(note)}." for note, mark in table.marks.items()]
-    below = "\n".join([*(_tex(sentence) for sentence in table.caption), *notes])
-    return "\n".join([*floats, rf"\begingroup\footnotesize\noindent {below}\par\endgroup", ""])
-
-
-def _float(part: pd.DataFrame, title: str) -> str:
-    tabular = part.style.to_latex(hrules=True, column_format="l" + "r" * part.shape[1]).strip()
-    fitted = rf"\resizebox{{\ifdim\width>\linewidth\linewidth\else\width\fi}}{{!}}{{{tabular}}}"
-    return "\n".join([r"\begin{table}[htbp]", r"\centering", rf"\caption{{{title}}}", fitted, r"\end{table}"])
-
-
-TEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "[": "{[}",  # after a line's end it would begin an option, as * would
-    "]": "{]}",
-    "*": "{*}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"$<$",
-    ">": r"$>$",
-    "|": r"$|$",
-    "±": r"$\pm$",
-    "≤": r"$\le$",
-    "≥": r"$\ge$",
-    "\N{MULTIPLICATION SIGN}": r"$\times$",
-    "\N{MINUS SIGN}": "$-$",
-    "\N{EN DASH}": "--",
-    "—": "---",
-    "…": r"\dots{}",
-    "·": r"$\cdot$",
-    "→": r"$\to$",
-}
-OGONEK = "0328"  # the accent that LaTeX's default fonts lack
-
-
-def _tex(text: str) -> str:
-    """Text as LaTeX prints it with no package; characters that it lacks by their number, U+4E2D."""
-    words = " ".join(text.split())
-    return re.sub(r"(?<![\w.$-])-(?=\d)", "$-$", "".join(map(_character, words)))
-
-
-def _character(of: str) -> str:
-    accented = unicodedata.decomposition(of)
-    if of in TEX or of.isascii():
-        return TEX.get(of, of)
-    if accented and of < "\u0180" and accented[0] != "<" and OGONEK not in accented:
-        return of
-    return rf"\texttt{{U+{ord(of):04X}}}"

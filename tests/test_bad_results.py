@@ -88,17 +88,17 @@ def test_a_record_of_another_schema_costs_its_own_link_alone(tmp_path: Path, of_
     ("change", "said"),
     [
         ({"where": {"metric": ["image_aurok"]}}, "unknown metric 'image_aurok'; the results have aupro, image_auroc, "
-         "pixel_auroc; did you mean 'image_auroc'?"),
-        ({"where": {"variant": ["rdd"]}}, "unknown variant 'rdd'; the results have rd; did you mean 'rd'?"),
-        ({"where": {"convention": ["folder labels"]}}, "the results have folder label; did you mean 'folder label'?"),
-        ({"where": {"selection": ["lasst"]}}, "unknown selection 'lasst'; the results have last; did you mean 'last'?"),
+         "pixel_auroc (did you mean 'image_auroc'?)"),
+        ({"where": {"variant": ["rdd"]}}, "unknown variant 'rdd'; the results have rd (did you mean 'rd'?)"),
+        ({"where": {"convention": ["folder labels"]}}, "the results have folder label (did you mean 'folder label'?)"),
+        ({"where": {"selection": ["lasst"]}}, "unknown selection 'lasst'; the results have last (did you"),
         ({"where": {"metrik": ["aupro"]}}, "`where` names 'metrik'; it can name dataset, protocol, subset, metric, "
-         "variant, category, convention, selection, teacher; did you mean 'metric'?"),
+         "variant, category, convention, selection, teacher (did you mean 'metric'?)"),
         ({"where": {"metric": "aupro"}}, "`where` gives metric 'aupro'; it takes a list: [aupro]"),
         ({"columns": ["metric", "varian"]}, "unknown `rows or columns` 'varian'; it may be"),
-        ({"aggregation": "medain"}, "unknown `aggregation` 'medain'; it may be mean, median; did you mean 'median'?"),
+        ({"aggregation": "medain"}, "unknown `aggregation` 'medain'; it may be mean, median (did you mean 'median'?)"),
         ({"highlight": "best"}, "unknown `highlight` 'best'; it may be significant, none"),
-        ({"agregation": "mean"}, "it has no use for agregation; did you mean 'aggregation'?"),
+        ({"agregation": "mean"}, "it has no use for agregation (did you mean 'aggregation'?)"),
         ({"from": "cell"}, "unknown `from` 'cell'; it may be cells,"),
     ],
 )  # fmt: skip

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from reports import tables
+from reports import latex, tables
 from reports.build import build
 
 ODD = ["50%_a&b", "[x] *y*", "#1 {z}$", "a\\b~c^d", "naïve Übung", "中文 λ", "é<f>|g", "-1.5"]
@@ -26,21 +26,21 @@ def tidy(variant: str, category: str, seed: int = 0, **other: str | float) -> di
     } | other  # fmt: skip
 
 
-def latex(rows: list[dict[str, str | float]]) -> str:
+def written(rows: list[dict[str, str | float]]) -> str:
     spec = SPEC | {"rows": "category", "columns": "variant"}
     (table,) = tables.tables("t", spec, tables.aggregate(pd.DataFrame(rows), {}), [])
-    return tables.latex(table)
+    return latex.latex(table)
 
 
 def test_a_table_of_many_rows_and_columns_becomes_several_floats_with_one_label_and_every_row() -> None:
-    text = latex([tidy(f"v{v:02}", f"c{c:02}") for v in range(10) for c in range(40)])
+    text = written([tidy(f"v{v:02}", f"c{c:02}") for v in range(10) for c in range(40)])
     assert text.count(r"\begin{table}") == 4 and text.count("(continued)") == 3 and text.count(r"\label") == 1
     assert len(re.findall(r"^c\d\d &", text, re.MULTILINE)) == 2 * 40
     assert len(re.findall(r"& v\d\d", text)) == 2 * 10  # the heads of both parts of either half
 
 
 def test_what_latex_would_read_is_escaped_and_what_it_lacks_is_named() -> None:
-    text = latex([tidy("rd", name) for name in ODD])
+    text = written([tidy("rd", name) for name in ODD])
     for said in (r"50\%\_a\&b", "{[}x{]} {*}y{*}", r"\#1 \{z\}\$", "naïve Übung", r"\texttt{U+4E2D}", "$-$1.5"):
         assert said in text
     assert "\N{EN DASH}" not in text and "±" not in text
@@ -62,8 +62,8 @@ def pdf(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[Path]]:
     for path in (Path(tables.__file__).parent / "specs").glob("*.yaml"):
         if "figure:" not in path.read_text():
             (specs / path.name).write_bytes(path.read_bytes())
-    written = sorted((build(folder, folder / "build", specs).parent / "tables").glob("*.tex"))
-    body = "\n".join(rf"\input{{{path}}}\clearpage" for path in written)
+    files = sorted((build(folder, folder / "build", specs).parent / "tables").glob("*.tex"))
+    body = "\n".join(rf"\input{{{path}}}\clearpage" for path in files)
     text = "\n".join(
         [r"\documentclass{article}", r"\usepackage{booktabs, graphicx}", r"\begin{document}", body, r"\end{document}"]
     )
@@ -73,13 +73,13 @@ def pdf(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[Path]]:
         cwd=folder, capture_output=True, text=True, errors="replace", timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:]
-    return done.stdout, written
+    return done.stdout, files
 
 
 def test_every_table_compiles(pdf: tuple[str, list[Path]]) -> None:
-    log, written = pdf
+    log, files = pdf
     assert "Output written on all.pdf" in log
-    kinds = {path.name.split("-")[0] for path in written}
+    kinds = {path.name.split("-")[0] for path in files}
     assert {"summary", "per_category", "ledger", "verdicts", "rd_means", "rd_per_category", "comparisons"} <= kinds
 
 
