@@ -10,14 +10,16 @@ import pandas as pd
 
 from reports import comparable
 from reports.ledger import Match, judge, printed
-from reports.tables import BLOCK, IDENTITY, IMAGE_CONVENTION, METRICS, Cell, shared, spoken
+from reports.tables import IDENTITY, METRICS, Cell, shared, spoken
 
 RULE = (
     "A footnote at a measured number is the verdict on the published one, by the rule that stands under the ledger. "
     "Methods without a measured row are not implemented here; their numbers are their sources'."
 )
 SETTING = {"backbone": "teacher", "selection": "selection", "epochs": "epochs", "image_size": "image size in px"}
-COLUMNS = ["paper", "table", *BLOCK, "category", "method", "cell", *IDENTITY["variant"], "measured_convention"]
+# Papers print what was measured under several conventions in one column, so `convention` is none here.
+PLACE = ["paper", "table", "dataset", "protocol", "subset", "metric", "category"]
+COLUMNS = [*PLACE, "method", "cell", *IDENTITY["variant"], "measured_convention"]
 PUBLISHED = ["number", "covered"]  # the row of `reports/published`; whether the suite has any business with it
 
 
@@ -37,8 +39,7 @@ def rows(published: pd.DataFrame, matches: Mapping[Any, Match]) -> pd.DataFrame:
     for index, number in published.to_dict("index").items():
         unknown = number["dataset"] not in ours
         covered = index in matches or (unknown and number["paper"] in of_suite)
-        place = {name: number[name] for name in ("paper", "table", *BLOCK, "category")}
-        place["convention"] = number["convention"] or _unstated(number["metric"])
+        place = {name: number[name] for name in PLACE}
         place |= {"covered": covered, "number": number, "variant": "", "selection": "", "teacher": ""}
         label = number["variant"] and f"{number['variant']}, published"
         found.append({**place, "method": label or number["method"], "cell": _published(number)})
@@ -57,26 +58,24 @@ def says(part: pd.DataFrame) -> list[str]:
     """What the sources of a table's numbers state of our variants, and what was read."""
     numbers = pd.DataFrame(part.number.tolist()).drop_duplicates()
     numbers = numbers[numbers.value != ""]
-    of_variants = numbers[numbers.variant != ""].groupby("variant", sort=False)
-    stated = {
-        name: shared({str(variant): _or(rows[column]) for variant, rows in of_variants})
-        for column, name in SETTING.items()
-    }
-    stated["convention"] = shared(
-        {METRICS.get(str(metric), str(metric)): _or(rows.convention) for metric, rows in numbers.groupby("metric")}
-    )
-    status = [f" ({status})" if status != "read" else "" for status in numbers.status]
-    sources = dict.fromkeys(numbers.source + status)
-    setting = "; ".join(f"{name} {value}" for name, value in stated.items())
-    return [*([f"As published: {setting}.", f"Read in: {'; '.join(sources)}."] if len(numbers) else []), RULE]
+    ours = numbers[numbers.variant != ""]
+    said = []
+    if len(ours):
+        stated = {name: _by("variant", ours, column) for column, name in SETTING.items()}
+        stated["convention"] = _by("metric", ours.replace({"metric": METRICS}), "convention")
+        said.append(f"As published: {'; '.join(f'{name} {value}' for name, value in stated.items())}.")
+    if len(numbers):
+        status = [f" ({status})" if status != "read" else "" for status in numbers.status]
+        said.append(f"Read in: {'; '.join(dict.fromkeys(numbers.source + status))}.")
+    return [*said, RULE]
 
 
-def _or(values: pd.Series) -> str:
-    return " or ".join(sorted({value or "not stated" for value in values}))
-
-
-def _unstated(metric: str) -> str:
-    return IMAGE_CONVENTION if metric.startswith("image_") else "not stated"
+def _by(facet: str, numbers: pd.DataFrame, column: str) -> str:
+    """What the sources state in a column, by each name of the facet if it differs."""
+    return shared({
+        str(name): " or ".join(sorted({value or "not stated" for value in rows[column]}))
+        for name, rows in numbers.groupby(facet, sort=False)
+    })  # fmt: skip
 
 
 def _published(number: Mapping[Any, Any]) -> Cell:

@@ -37,7 +37,7 @@ FACETS = (
     "dataset", "protocol", "subset", "metric", "variant", "category", "paper", "table", "method", "entry", "quantity"
 )  # fmt: skip
 # What an entry, the row of a ledger, says itself; and a method, the row of a paper's table.
-OF_FACET = {"entry": {"subset", "metric", "variant", "category"}, "method": {"variant"}}
+OF_FACET = {"entry": {"subset", "metric", "variant", "category"}, "method": {"variant", "paper", "table"}}
 AS_GIVEN = ("entry", "quantity", "method")  # facets whose names come in an order of their own
 AGGREGATIONS = ("mean", "median")  # over seeds
 HIGHLIGHTS = ("significant", "none")  # what is bold
@@ -245,9 +245,14 @@ def _names(column: pd.Series) -> str:
     return ", ".join(sorted(column.unique())) or "none"
 
 
+def identity(facet: str, data: pd.DataFrame) -> list[str]:
+    """The columns of `data` that must agree for two rows to share a name of the facet."""
+    return [column for column in IDENTITY.get(facet, [facet]) if column in data]
+
+
 def each(data: pd.DataFrame, facets: Sequence[str]) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
     """One frame for each value of the facets, with that value by facet name. Metrics come in the order of `METRICS`."""
-    keys = [column for facet in facets for column in IDENTITY.get(facet, [facet]) if column in data]
+    keys = [column for facet in facets for column in identity(facet, data)]
     order = {name: rank for rank, name in enumerate(METRICS)}
     if "metric" in data:
         data = data.sort_values(
@@ -340,7 +345,7 @@ def facets(spec: Mapping[str, Any], axis: str) -> list[str]:
 
 def _names_on(part: pd.DataFrame, axis: Sequence[str]) -> list[str]:
     """The label of each row of `part` on an axis of several facets."""
-    return [": ".join(names) for names in zip(*(labels(part[IDENTITY.get(f, [f])]) for f in axis), strict=True)]
+    return [": ".join(names) for names in zip(*(labels(part[identity(f, part)]) for f in axis), strict=True)]
 
 
 def _shown(cell: Cell, spec: Mapping[str, Any]) -> Cell:
@@ -375,8 +380,8 @@ def caption(part: pd.DataFrame, records: Sequence[Mapping[str, Any]], aggregatio
         ]
         for label, variant in variants.items()
     }
-    conventions = part.get("measured_convention", part.convention)  # a paper's table has the paper's in `convention`
-    metrics = zip(labels(part[IDENTITY["metric"]]), conventions, strict=True)
+    conventions = part["measured_convention" if "measured_convention" in part else "convention"]
+    metrics = zip(labels(part[identity("metric", part)]), conventions, strict=True)
     teachers = shared(dict(zip(variants, part.drop_duplicates(IDENTITY["variant"]).teacher, strict=True)))
     over = {"mean": "mean ± sample standard deviation", "median": "median (lowest to highest)"}[aggregation]
     spread = f"{over} over {len(seeds)} seeds" if len(seeds) > 1 else "one seed, no deviation"
