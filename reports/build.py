@@ -10,6 +10,7 @@ import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -87,14 +88,15 @@ def build(
     """
     problems = [] if problems is None else problems
     plan = read_plan(results, problems)
-    records = [record for record in read_records(results, problems) if _is_planned(record, plan)]
+    records = [r for r in read_records(results, problems) if not plan or lint.group_of(r) in plan]
     scores = of_suite(read_scores(results, problems), plan)
     probes = of_suite(read_scores(results, problems, "interference"), plan)
     details = of_suite(read_details(results, problems), plan)
     numbers = read_published(problems)
-    allowed, found = lint.sift(lint.findings(scores, records, plan, numbers), allow)
+    findings = chain(lint.findings(scores, records, plan, numbers), lint.out_of_range(probes))
+    allowed, found = lint.sift(findings, allow)
     problems += found
-    scores = tables.within_range(scores)
+    scores, probes = tables.within_range(scores), tables.within_range(probes)
     samples = statistics.auroc_samples(details)
     cells = statistics.mark(tables.aggregate(tables.with_subset_mean(scores), plan), samples)
     course = training(records, "measured").query("phase == ''")
@@ -174,11 +176,6 @@ def of_suite(rows: pd.DataFrame, plan: tables.Plan) -> pd.DataFrame:
     if not plan or rows.empty:
         return rows
     return rows[[key in plan for key in zip(rows.variant, rows.dataset, rows.protocol, strict=True)]]
-
-
-def _is_planned(record: Mapping[str, Any], plan: tables.Plan) -> bool:
-    runs = plan.get((record["variant"], record["dataset"], record["protocol"]), {})
-    return not plan or f"{record['split']}-seed{record['seed']}" in runs
 
 
 def read_scores(results: Path, problems: list[str], folder: str = "scores") -> pd.DataFrame:
@@ -332,12 +329,13 @@ def _check_spec(spec: Any) -> None:
         if not isinstance(names, list):
             raise ValueError(f"`where` gives {facet} {names!r}; it takes a list: [{names}]")
     of_axes = [facet for axis in ("rows", "columns") if axis in spec for facet in tables.facets(spec, axis)]
-    choices = [("from", [spec.get("from", "cells")], SOURCES)]
-    choices += [
-        (entry, spec["each"] if entry == "each" else of_axes, tables.FACETS) for entry in ("each", "rows or columns")
+    choices = [
+        ("from", [spec.get("from", "cells")], SOURCES),
+        ("each", spec["each"], tables.FACETS),
+        ("rows or columns", of_axes, tables.FACETS),
+        ("aggregation", [spec.get("aggregation", "mean")], tables.AGGREGATIONS),
+        ("highlight", [spec.get("highlight", "significant")], tables.HIGHLIGHTS),
     ]
-    choices += [("aggregation", [spec.get("aggregation", "mean")], tables.AGGREGATIONS)]
-    choices += [("highlight", [spec.get("highlight", "none")], tables.HIGHLIGHTS)]
     for entry, names, known in choices:
         for name in names:
             if name not in known:

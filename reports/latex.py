@@ -23,7 +23,7 @@ def latex(table: Table) -> str:
             + (rf"\textsuperscript{{{table.marks[cell.note]}}}" if cell.note else "")
         )
     )
-    text = text.rename(index=_tex, columns=_tex)
+    text = text.rename(index=_tex, columns=_head)
     text.columns.name = _tex(str(table.grid.index.name))
     text.index.name = None  # otherwise Styler prints it on a line of its own
     parts = [
@@ -37,6 +37,12 @@ def latex(table: Table) -> str:
     notes = [rf"\textsuperscript{{{mark}}}{_tex(note)}." for note, mark in table.marks.items()]
     below = "\n".join([*(_tex(sentence) for sentence in table.caption), *notes])
     return "\n".join([*floats, rf"{{\footnotesize\sloppy\noindent Table~\ref{{{label}}}: {below}\par}}", ""])
+
+
+def _head(label: str) -> str:
+    """The head of a column; one of several facets takes as many lines, to be narrow."""
+    lines = [_tex(line) for line in label.split(": ")]
+    return rf"\shortstack[r]{{{' \\\\ '.join(lines)}}}" if len(lines) > 1 else lines[0]
 
 
 def _float(part: pd.DataFrame, caption: str) -> str:

@@ -46,7 +46,7 @@ def findings(scores: pd.DataFrame, records: Sequence[Record], plan: Plan, publis
         published: rows as in `reports/published/README.md`.
     """
     yield from missing(records, plan)
-    yield from unscored(scores, records)
+    yield from unscored(scores, records, plan)
     yield from stale(scores, records, plan)
     yield from incomplete(scores)
     yield from out_of_range(scores)
@@ -106,11 +106,12 @@ def missing(records: Sequence[Record], plan: Plan) -> Iterator[Finding]:
             yield Finding("missing", message, _place(group))
 
 
-def unscored(scores: pd.DataFrame, records: Sequence[Record]) -> Iterator[Finding]:
-    """Runs without a score, and scores without a run."""
+def unscored(scores: pd.DataFrame, records: Sequence[Record], plan: Plan) -> Iterator[Finding]:
+    """Runs without a score, unless the plan has no use for them any more; and scores without a run."""
     scored = set(scores.record.map(_folder))
     for record in records:
-        if record["folder"] not in scored:
+        is_planned = not plan or PurePath(record["folder"]).name in plan.get(group_of(record), {})
+        if is_planned and record["folder"] not in scored:
             message = f"predictions/{record['folder']} has no score. Run the score stage."
             yield Finding("unscored", message, {name: record[name] for name in GROUP})
     if lost := sorted(scored - {record["folder"] for record in records}):
@@ -129,7 +130,7 @@ def stale(scores: pd.DataFrame, records: Sequence[Record], plan: Plan) -> Iterat
         if scored.get(folder, record.get("fingerprint")) != record.get("fingerprint"):
             message = f"The scores of predictions/{folder} belong to another fit (fingerprint). Run the score stage."
             yield Finding("stale", message, group)
-        run = plan.get((record["variant"], record["dataset"], record["protocol"]), {}).get(PurePath(folder).name)
+        run = plan.get(group_of(record), {}).get(PurePath(folder).name)
         now = run.get("fingerprint_parts", {}) if isinstance(run, Mapping) else {}
         before = record.get("fingerprint_parts", {})
         if parts := [name for name, value in now.items() if before.get(name) != value]:
@@ -212,6 +213,11 @@ def _settings(records: Sequence[Record]) -> dict[tuple[str, str], dict[str, dict
         of_place["teachers"].setdefault(record["variant"], set()).add(name)
         of_place["budgets"].setdefault(record["variant"], set()).add(budget)
     return found
+
+
+def group_of(record: Record) -> tuple[str, str, str]:
+    """Variant, data set and protocol: a key of the plan."""
+    return record["variant"], record["dataset"], record["protocol"]
 
 
 def _place(group: Sequence[str], *metric: str) -> dict[str, str]:

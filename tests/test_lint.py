@@ -102,6 +102,12 @@ def test_what_cannot_be_measured_is_no_collapse() -> None:
     assert find(with_last(SCORES, value=float("nan"))) == []
 
 
+def test_a_run_that_the_plan_has_no_use_for_needs_no_score() -> None:
+    old = record("fd", "cloth", 7)
+    assert find(records=[*RECORDS, old]) == []
+    assert [finding.kind for finding in find(records=[*RECORDS, old], plan={})] == ["unscored"]
+
+
 def test_just_above_the_limit_is_no_collapse() -> None:
     assert find(with_last(SCORES, value=lint.COLLAPSED)) == []
 
