@@ -192,7 +192,7 @@ def read_scores(results: Path, problems: list[str], folder: str = "scores") -> p
             if lacking := [column for column in COLUMNS if column not in rows]:
                 raise ValueError(f"column {', '.join(lacking)} is missing")
             rows["seed"] = rows.seed.astype(int)
-            rows["value"] = pd.to_numeric(rows.value.replace("", "nan"))
+            rows["value"] = rows.value.replace("", "nan").astype(float)
         except (ValueError, OSError) as error:
             problems.append(f"{folder}/{path.name} was left out: {_say(error)}. Run the score stage again.")
             continue

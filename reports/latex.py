@@ -42,7 +42,8 @@ def latex(table: Table) -> str:
 def _head(label: str) -> str:
     """The head of a column; one of several facets takes as many lines, to be narrow."""
     lines = [_tex(line) for line in label.split(": ")]
-    return rf"\shortstack[r]{{{' \\\\ '.join(lines)}}}" if len(lines) > 1 else lines[0]
+    stacked = r" \\ ".join(lines)
+    return rf"\shortstack[r]{{{stacked}}}" if len(lines) > 1 else stacked
 
 
 def _float(part: pd.DataFrame, caption: str) -> str:
