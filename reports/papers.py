@@ -86,6 +86,8 @@ def _published(number: Mapping[Any, Any]) -> Cell:
 
 
 def _measured(number: Mapping[Any, Any], match: Match) -> Cell:
+    if match.best and "protocol" in match.unlike:  # the nearest there is, but no number of this table
+        return spoken("", f"measured under {match.best['protocol']} only")
     if not number["value"]:
         return match.best["cell"] if match.best else spoken("", "not run")
     word, why, _ = judge(number, match)

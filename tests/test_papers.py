@@ -94,6 +94,15 @@ def test_what_no_source_gives_is_a_dash_that_says_so_beside_the_measured_number(
     assert measured.text == "90.1 ± 0.1" and not measured.note
 
 
+def test_a_number_of_another_protocol_is_none_of_the_table() -> None:
+    found = built([tidy("snl", "mvtec_ad", "screw", seed, protocol="multi_class") for seed in (0, 1)], "snl_results")
+    cells = {
+        title.split(" · ")[1][:9]: table.grid.loc["snl, measured", "image AUROC"] for title, table in found.items()
+    }
+    assert cells["multi_cla"].text == "90.1 ± 0.1"
+    assert cells["one_class"].text == "\N{EN DASH}" and cells["one_class"].note == "measured under multi_class only"
+
+
 def test_the_caption_says_how_the_published_numbers_came_about_and_where_they_were_read() -> None:
     (table,) = built([tidy("rd", "mvtec_ad", "screw", seed) for seed in (0, 1)], "rd_means").values()
     said = "\n".join(table.caption)
