@@ -232,6 +232,8 @@ def chosen(data: pd.DataFrame, spec: Mapping[str, Any]) -> tuple[pd.DataFrame, l
             if name not in known
         ]
         data = data[data[facet].isin(names)]
+        if facet == "paper":  # the first one's numbers come first
+            data = data.sort_values(facet, key=lambda column, names=names: column.map(names.index), kind="stable")
     return data, problems
 
 

@@ -52,7 +52,7 @@ def pdf(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[Path]]:
     if not shutil.which("pdflatex"):
         pytest.skip("no pdflatex here; Debian and Ubuntu have it in texlive-latex-recommended")
     folder = tmp_path_factory.mktemp("latex")
-    rows = [tidy("rd", "screw", s, metric=m) for s in (0, 1) for m in ("image_auroc", "aupro")]
+    rows = [tidy(v, "screw", s, metric=m) for v in ("rd", "fd") for s in (0, 1) for m in ("image_auroc", "aupro")]
     rows += [tidy(v, c, s, dataset="folder") for v in ("rd", "rd_50%", "fd") for c in ODD for s in (0, 1, 2)]
     rows += [tidy(f"v{v:02}", f"c{c:02}", dataset="toy") for v in range(10) for c in range(40)]
     (folder / "scores").mkdir()
@@ -80,7 +80,7 @@ def test_every_table_compiles(pdf: tuple[str, list[Path]]) -> None:
     log, files = pdf
     assert "Output written on all.pdf" in log
     kinds = {path.name.split("-")[0] for path in files}
-    assert {"summary", "per_category", "ledger", "verdicts", "rd_means", "rd_per_category", "comparisons"} <= kinds
+    assert {"summary", "per_category", "ledger", "verdicts", "rd_means", "fd_checkpoints", "ranks"} <= kinds
 
 
 def test_every_table_fits_its_page(pdf: tuple[str, list[Path]]) -> None:

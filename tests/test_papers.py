@@ -110,6 +110,7 @@ def test_the_caption_says_how_the_published_numbers_came_about_and_where_they_we
     assert "AUPRO: per_image, FPR<0.3, mask>0.5, 256 px" in said and "Read in: pages paperswithcode.com" in said
     assert "Convention: image AUROC: folder label" in said or "Convention: folder label" in said
     assert papers.RULE in said
+    assert list(table.grid.index) == ["rd, published", "rd, measured", "RD++"]  # papers as the specification lists them
 
 
 def test_several_facets_may_share_an_axis() -> None:
