@@ -1,0 +1,50 @@
+"""One-class (open) and multi-class (filled) by category, a panel for each variant; whiskers over seeds.
+
+All panels have one scale, and the largest loss by learning all categories at once stands on top.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from reports.figures._style import INK, filled, legend, looks, note, over_seeds, panels
+from reports.tables import DIFFERENCE, MEAN, PROTOCOLS, Cell
+
+
+def draw(data: pd.DataFrame) -> Figure:
+    data = filled(data, "value under both protocols")
+    data = data.assign(value=[100 * cell.mean for cell in data.cell])
+    lost = data[data.protocol == DIFFERENCE].groupby("category").value.mean().sort_values()
+    if lost.empty:
+        raise ValueError("no category has a value under both protocols")
+    rows = [*(name for name in lost.index if name != MEAN), *(name for name in lost.index if name == MEAN)]
+    names = sorted(data.name[data.protocol == DIFFERENCE].unique())
+    figure, axes = panels(len(names), 3, 0.5 + 0.17 * len(rows), sharex=True, sharey=True)
+    low = data.value[data.protocol != DIFFERENCE].min()
+    for axis, (name, look) in zip(axes, looks(names).items(), strict=True):
+        of_name = data[data.name == name].pivot(index="category", columns="protocol", values="cell")
+        for height, category in enumerate(rows):
+            cells = [of_name.at[category, p] if category in of_name.index else None for p in PROTOCOLS[:2]]
+            found = [cell for cell in cells if isinstance(cell, Cell)]
+            axis.plot([100 * c.mean for c in found], [height] * len(found), color=look.colour, lw=2.2, zorder=1)
+            for cell, protocol in zip(cells, PROTOCOLS, strict=False):
+                if isinstance(cell, Cell):
+                    axis.errorbar(
+                        [100 * cell.mean],
+                        [height],
+                        xerr=[100 * cell.std],
+                        fmt="o",
+                        ms=4,
+                        color=INK,
+                        mfc="white" if protocol == "one_class" else INK,
+                        lw=0.8,
+                        label=protocol if category == rows[0] else None,
+                    )
+        axis.set(title=name, xlim=(low - 3, 101.5), ylim=(len(rows) - 0.4, -0.6))
+        axis.set_yticks(range(len(rows)), rows)
+        axis.grid(axis="x")
+    figure.supxlabel("percent")
+    legend(figure, axes, PROTOCOLS[:2])
+    note(figure, over_seeds(data.cell), "The largest mean loss stands on top; the axis does not begin at 0.")
+    return figure
