@@ -13,7 +13,7 @@ PLACE = ["variant", "dataset", "protocol"]
 
 
 def costs(cells: pd.DataFrame, records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """The rows of the categories' means, with the time that their runs took: mean and deviation over seeds.
+    """The rows of the categories' means, with the time that their runs took: mean and range over seeds.
 
     A seed's training time is the sum over its splits, so that one-class and multi-class cost what they cost to a user.
 
@@ -22,15 +22,18 @@ def costs(cells: pd.DataFrame, records: Sequence[Mapping[str, Any]]) -> pd.DataF
         records: the finished runs; one without times is left out.
 
     Returns:
-        The rows with `training_minutes`, `image_milliseconds`, each with its `_std`, and `device`.
+        The rows with `training_minutes` and `image_milliseconds`, each also with `_low` and `_high`, and `device`.
     """
     runs = pd.DataFrame(_times(records), columns=[*PLACE, "seed", "training_minutes", "image_milliseconds", "device"])
     seeds = runs.groupby([*PLACE, "seed"], as_index=False).agg(
         {"training_minutes": "sum", "image_milliseconds": "mean", "device": _names}
     )
     grouped = seeds.groupby(PLACE)
-    measured = ["training_minutes", "image_milliseconds"]
-    spent = grouped[measured].mean().join(grouped[measured].std(), rsuffix="_std").join(grouped.device.agg(_names))
+    of_measure = [
+        grouped[name].agg(**{name: "mean", f"{name}_low": "min", f"{name}_high": "max"})
+        for name in ("training_minutes", "image_milliseconds")
+    ]
+    spent = pd.concat([*of_measure, grouped.device.agg(_names)], axis=1)
     return cells[cells.category == MEAN].merge(spent.reset_index(), on=PLACE)
 
 
@@ -46,7 +49,7 @@ def _times(records: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         provenance = record.get("provenance", {})
         if seconds and provenance.get("test_images_per_second"):
             threads = provenance.get("threads")
-            device = f"{provenance.get('device', 'unknown')}" + (f", {threads} threads each run" if threads else "")
+            device = f"{provenance.get('device', 'unknown')}" + (f", threads per run: {threads}" if threads else "")
             yield {name: record[name] for name in [*PLACE, "seed"]} | {
                 "training_minutes": sum(seconds) / 60,
                 "image_milliseconds": 1000 / provenance["test_images_per_second"],

@@ -124,6 +124,23 @@ def test_a_value_that_cannot_be_is_empty_and_says_why(toy_root: Path, own_method
     assert rows["reason"].str.contains("no anomalous image|no defect pixel").all()
 
 
+def test_conventions_of_one_size_and_threshold_share_their_rows_and_every_choice_has_its_own(
+    toy_root: Path, own_methods: Path
+) -> None:
+    (run,) = expand(toy_root)
+    execute(run)
+    rows = scored(run, "default", "pooled_256", "pooled_256_half", "pooled_native", "rd_official", "stfpm_official")
+    key = ["category", "subset", "metric", "convention"]
+    assert not rows.duplicated(key).any()
+    of_cog = rows[(rows["category"] == "cog") & (rows["subset"] == "all")].groupby("metric")["convention"].unique()
+    assert list(of_cog["aupro"]) == [
+        "pooled, FPR<=0.3, mask>0, 32 px", "pooled, FPR<=0.3, mask>0, 256 px", "rescaled, FPR<=0.3, mask>0, 256 px",
+        "pooled, FPR<=0.3, mask>0.5, 256 px", "per_image, FPR<0.3, mask>0.5, 256 px",
+        "pooled, FPR<=0.3, mask>0, native px",
+    ]  # fmt: skip
+    assert list(of_cog["pixel_ap"]) == ["mask>0, 32 px", "mask>0, 256 px", "mask>0.5, 256 px", "mask>0, native px"]
+
+
 def test_an_unknown_convention_is_answered_with_those_there_are(toy_root: Path, own_methods: Path) -> None:
     (run,) = expand(toy_root)
     execute(run)

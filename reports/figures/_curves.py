@@ -33,10 +33,10 @@ def curves(data: pd.DataFrame, kind: str, axis_labels: tuple[str, str], limit: f
         if kind == "roc":
             axis.plot([0, 1], [0, 1], color=PALE, lw=0.8, zorder=0)
         axis.set(title=category, xlim=(-0.01 * limit, limit * 1.01), ylim=(-0.02, 1.03))
-    figure.supxlabel(axis_labels[0])
     figure.supylabel(axis_labels[1])
     legend(figure, axes, names)
     counts = sorted(set(data.groupby(["variant", "category"]).size()))
     several = f"Mean over {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} seeds; shaded: their range."
-    note(figure, several if counts[-1] > 1 else "One seed.", "Grey line: chance." if kind == "roc" else "")
+    note(figure, several if counts[-1] > 1 else "One seed.", "Grey line: chance." if kind == "roc" else "",
+         xlabel=axis_labels[0])  # fmt: skip
     return figure

@@ -13,9 +13,12 @@ from typing import Any, NamedTuple
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter
 
-from reports.tables import IDENTITY, IMAGE_CONVENTION, METRICS, Cell, labels
+from reports.tables import IDENTITY, IMAGE_CONVENTION, METRICS, PROTOCOLS, Cell, labels
 
 STYLE: dict[Any, Any] = {
     "font.size": 8,
@@ -63,12 +66,12 @@ def looks(names: Sequence[str]) -> dict[str, Look]:
     }
 
 
-def panels(count: int, across: int, height: float, extra: float = 0.5, **shared: Any) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` panels, at most `across` in a row, each `height` inches high, and `extra` for the rest."""
-    across = min(across, count)
+def panels(count: int, most: int, height: float, extra: float = 0.6, **shared: Any) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels, at most `most` in a row, each `height` inches high, and `extra` for the rest."""
+    across = min(most, count)
     down = -(-count // across)
     # A figure of its own, unknown to pyplot, needs no closing.
-    figure = Figure(figsize=(COLUMN if across == 1 else WIDTH, height * down + extra), layout="constrained")
+    figure = Figure(figsize=(max(COLUMN, WIDTH * across / most), height * down + extra), layout="constrained")
     axes = figure.subplots(down, across, squeeze=False, **shared).ravel()
     for unused in axes[count:]:
         unused.remove()
@@ -92,9 +95,15 @@ def filled(data: pd.DataFrame, what: str = "value") -> pd.DataFrame:
 def first_conventions(data: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """The rows of each metric's first convention, and a sentence that names those of pixel metrics."""
     data = data[data.convention == data.groupby("metric").convention.transform("first")]
-    named = data.drop_duplicates("metric")[["metric", "convention"]].itertuples(index=False, name=None)
-    told = [f"{METRICS.get(metric, metric)}: {how}" for metric, how in named if how != IMAGE_CONVENTION]
-    return data, [f"{'; '.join(told)}."] if told else []
+    named = data[data.convention != IMAGE_CONVENTION].groupby("convention", sort=False).metric.unique()
+    told = [f"{', '.join(METRICS.get(metric, metric) for metric in of)} ({how})" for how, of in named.items()]
+    return data, [f"Conventions: {'; '.join(told)}."] if told else []
+
+
+def ordered(protocols: Iterable[str]) -> list[str]:
+    """These protocols, one-class first."""
+    found = set(protocols)
+    return [name for name in PROTOCOLS if name in found] + sorted(found - set(PROTOCOLS))
 
 
 def title(metric: str, convention: str = IMAGE_CONVENTION) -> str:
@@ -112,6 +121,24 @@ def over_seeds(cells: Iterable[Cell], spread: str = "one standard deviation over
     return f"Mean over {seeds} seeds; whiskers: {spread}."
 
 
+def protocol_keys(axis: Axes, protocols: Iterable[str]) -> None:
+    """Entries for the legend: one-class is drawn open, other protocols filled."""
+    for protocol in protocols:
+        axis.plot([], [], "o", ms=4.5, color=INK, mfc=face(protocol, INK), label=protocol)
+
+
+def face(protocol: str, colour: Any) -> Any:
+    """What fills a marker."""
+    return "white" if protocol == "one_class" else colour
+
+
+def log_ticks(axis: Axis) -> None:
+    """Plain numbers at 1, 2 and 5 of each decade of a logarithmic axis."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
 def legend(figure: Figure, axes: Sequence[Axes], names: Sequence[str]) -> None:
     """One legend above all panels, in the order of `names`."""
     found = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
@@ -121,8 +148,11 @@ def legend(figure: Figure, axes: Sequence[Axes], names: Sequence[str]) -> None:
     figure.legend([found[name] for name in shown], shown, loc="outside upper center", ncols=columns, handlelength=2.6)
 
 
-def note(figure: Figure, *sentences: str) -> None:
-    """What the reader has to know, in small print under the panels."""
-    text = fill(" ".join(sentences), int(figure.get_figwidth() * 19))
-    # An empty legend, because the layout makes room for legends only.
-    figure.legend([], [], title=text, title_fontsize=6.5, loc="outside lower left", borderpad=0, alignment="left")
+def note(figure: Figure, *sentences: str, xlabel: str = "") -> None:
+    """A label that all panels share, and under it in small print what the reader has to know."""
+    text = fill(" ".join(filter(None, sentences)), int(figure.get_figwidth() * 19))
+    # A legend, because the layout makes room for these under other text.
+    figure.legend(
+        [Line2D([], [], linestyle="none")], [text], title=xlabel or None, title_fontsize=8, fontsize=6.5,
+        loc="outside lower center", handlelength=0, handletextpad=0, borderpad=0, borderaxespad=0.2,
+    )  # fmt: skip

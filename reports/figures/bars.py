@@ -5,12 +5,23 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from reports.figures._style import INK, filled, first_conventions, legend, looks, note, over_seeds, panels, title
+from reports.figures._style import (
+    INK,
+    filled,
+    first_conventions,
+    legend,
+    looks,
+    note,
+    ordered,
+    over_seeds,
+    panels,
+    title,
+)
 
 
 def draw(data: pd.DataFrame) -> Figure:
     data, told = first_conventions(filled(data, "mean over all categories"))
-    names, protocols = sorted(data.name.unique()), sorted(data.protocol.unique())
+    names, protocols = sorted(data.name.unique()), ordered(data.protocol)
     metrics = list(dict.fromkeys(data.metric))
     figure, axes = panels(len(metrics), 4, 1.6, sharey=True)
     width = 0.84 / len(names)

@@ -15,7 +15,6 @@ def draw(data: pd.DataFrame) -> Figure:
     data = filled(data)
     names, metrics = sorted(data.name.unique()), list(dict.fromkeys(data.metric))
     figure, axes = panels(len(metrics), 1, 0.9 + 0.15 * len(names))
-    figure.set_figwidth(7.0)
     for axis, metric in zip(axes, metrics, strict=True):
         of_metric = data[data.metric == metric]
         grid = of_metric.pivot(index="convention", columns="name", values="rank")

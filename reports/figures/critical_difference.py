@@ -29,6 +29,6 @@ def draw(data: pd.DataFrame) -> Figure:
         axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(axis="x")
-    figure.supxlabel("mean rank over categories, 1 is best")
-    note(figure, "Whiskers: 95% intervals. A thick bar joins variants that no test tells apart.", *told)
+    note(figure, "Whiskers: 95% intervals. A thick bar joins variants that no test tells apart.", *told,
+         xlabel="mean rank over categories, 1 is best")  # fmt: skip
     return figure

@@ -1,4 +1,4 @@
-"""Categories by variant, a panel for each metric with a scale of its own: the darker, the lower. Empty cells are white."""
+"""Categories by variant, a panel for each metric with a scale of its own: the darker, the lower; white is empty."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from reports.figures._style import WIDTH, filled, first_conventions, note, over_seeds, title
+from reports.figures._style import INK, WIDTH, filled, first_conventions, note, over_seeds, title
 from reports.tables import MEAN
 
-CELL = 0.34, 0.19  # inches: holds "100.0" at the size below
+CELL = 0.32, 0.19  # inches: holds "100.0" at the size below
 LABELS = 1.1  # inches
 
 
@@ -34,6 +34,8 @@ def draw(data: pd.DataFrame) -> Figure:
                     annot_kws={"fontsize": 6.5}, yticklabels=categories if place % across == 0 else False)  # fmt: skip
         axes[place].set(title=title(metric), xlabel="", ylabel="")
         axes[place].tick_params(length=0)
+        axes[place].tick_params(axis="y", rotation=0)
+        axes[place].axhline(len(categories) - 1, color=INK, lw=1)  # the mean stands apart
         axes[place].set_xticks(np.arange(len(names)) + 0.5, names, rotation=45, ha="right", rotation_mode="anchor")
     note(figure, "Percent.", over_seeds(data.cell).split(";")[0].rstrip(".") + ".",
          "The darker, the lower; each panel has a scale of its own.", *told)  # fmt: skip

@@ -8,13 +8,13 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from reports.figures._style import PALE, filled, legend, looks, note, over_seeds, panels
+from reports.figures._style import PALE, filled, legend, looks, note, ordered, over_seeds, panels
 
 
 def draw(data: pd.DataFrame) -> Figure:
     data = filled(data[data.subset.str.startswith("mixup ")], "scored mixture")
     data = data.assign(ratio=data.subset.str.removeprefix("mixup ").astype(float)).sort_values("ratio")
-    names, protocols = sorted(data.name.unique()), sorted(data.protocol.unique())
+    names, protocols = sorted(data.name.unique()), ordered(data.protocol)
     figure, axes = panels(len(protocols), 2, 2.2, sharey=True)
     apart = 0.012  # so that whiskers of different variants do not hide each other
     for axis, protocol in zip(axes, protocols, strict=True):
@@ -35,8 +35,8 @@ def draw(data: pd.DataFrame) -> Figure:
             )
         axis.axhline(50, color=PALE, lw=0.8, zorder=0)
         axis.set(title=protocol, xticks=sorted(data.ratio.unique()), ylim=(0, 103))
-    figure.supxlabel("share of the category under test in the mixture")
     figure.supylabel("image AUROC, percent")
     legend(figure, axes, names)
-    note(figure, over_seeds(data.cell), "Variants are set apart sideways; grey line: chance.")
+    note(figure, over_seeds(data.cell), "Variants are set apart sideways; grey line: chance.",
+         xlabel="share of the category under test in the mixture")  # fmt: skip
     return figure

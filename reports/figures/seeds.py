@@ -9,12 +9,24 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from reports.figures._style import INK, filled, first_conventions, legend, looks, note, panels, title
+from reports.figures._style import (
+    INK,
+    face,
+    filled,
+    first_conventions,
+    legend,
+    looks,
+    note,
+    ordered,
+    panels,
+    protocol_keys,
+    title,
+)
 
 
 def draw(data: pd.DataFrame) -> Figure:
     data, told = first_conventions(filled(data, "mean over all categories"))
-    names, protocols = sorted(data.name.unique()), sorted(data.protocol.unique(), reverse=True)
+    names, protocols = sorted(data.name.unique()), ordered(data.protocol)
     metrics = list(dict.fromkeys(data.metric))
     figure, axes = panels(len(metrics), 3, 0.5 + 0.3 * len(names), sharey=True)
     for axis, metric in zip(axes, metrics, strict=True):
@@ -23,20 +35,19 @@ def draw(data: pd.DataFrame) -> Figure:
                 height = row + 0.36 * (place - (len(protocols) - 1) / 2)
                 for cell in data.cell[(data.metric == metric) & (data.name == name) & (data.protocol == protocol)]:
                     values = [100 * value for value in cell.values.values()]
-                    face = "white" if protocol == "one_class" else look.colour
                     axis.plot(values, [height] * len(values), look.marker, ms=4.5, color=look.colour, mec=INK, mew=0.7,
-                              mfc=face, label=protocol if row == 0 else None)  # fmt: skip
+                              mfc=face(protocol, look.colour))  # fmt: skip
                     axis.plot([100 * cell.mean] * 2, [height - 0.17, height + 0.17], color=INK, lw=1.4)
         axis.set(title=title(metric), ylim=(len(names) - 0.5, -0.5))
         axis.set_yticks(range(len(names)), names)
         axis.grid(axis="x")
         axis.margins(x=0.08)
-    figure.supxlabel("percent")
+    protocol_keys(axes[0], protocols)
     legend(figure, axes, protocols)
     counts = sorted({len(cell.values) for cell in data.cell})
     note(
         figure,
         f"A point is a seed ({' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} of each variant), "
-        "a bar their mean.", "Each panel has a scale of its own, which does not begin at 0.", *told,
+        "a bar their mean.", "Each panel has a scale of its own, which does not begin at 0.", *told, xlabel="percent",
     )  # fmt: skip
     return figure

@@ -27,11 +27,14 @@ def draw(data: pd.DataFrame) -> Figure:
                 axis.fill_between(runs.index, mean - spread, mean + spread, color=look.colour, alpha=0.15, lw=0)
         axis.set(title=title(metric))
         axis.legend(fontsize=6.5, loc="upper center", bbox_to_anchor=(0.5, -0.12), handlelength=3)
-        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    figure.supxlabel("epoch")
+        epochs = sorted(set(data.epoch))
+        if len(epochs) > 6:
+            axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        else:
+            axis.set_xticks(epochs)
     figure.supylabel("percent")
     note(
-        figure, "Mean over the runs of each variant (splits × seeds); shaded: one standard deviation. `best` is each",
-        "run's best epoch on the test images: a diagnostic, no result. The axes do not begin at 0.",
+        figure, "Mean over the runs of each variant (splits and seeds); shaded: one standard deviation. Best: each",
+        "run's best epoch on the test images: a diagnostic, no result. The axes do not begin at 0.", xlabel="epoch",
     )  # fmt: skip
     return figure
