@@ -9,7 +9,7 @@ import pytest
 
 from reports import laid_open, tables
 from reports.build import training
-from reports.figures import conventions as drawn
+from reports.figures import draw
 
 # By epoch: the best sum of both AUROCs is at 2, the lowest held-out anomaly at 1.
 COURSE = [
@@ -64,7 +64,7 @@ def test_the_ranking_is_told_under_each_convention() -> None:
     )
     said = {(row["variant"], row["convention"]): row["cell"].text for row in found.to_dict("records")}
     assert said["rd", "pooled"] == "90.0 (1)" and said["rd", "rescaled"] == "91.0 (2)"
-    (axis,) = drawn(found).axes
+    (axis,) = draw("conventions", found).axes
     ranks = {line.get_label(): list(line.get_ydata()) for line in axis.get_lines()}
     assert ranks == {"rd": [1, 2], "fd": [2, 1]}
 

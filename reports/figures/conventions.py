@@ -23,7 +23,7 @@ def draw(data: pd.DataFrame) -> Figure:
             if name in grid:
                 axis.plot(range(len(grid)), grid[name], color=look.colour, marker=look.marker, linestyle=look.dash,
                           ms=5, lw=1.2, label=name)  # fmt: skip
-        axis.set_xticks(range(len(grid)), [fill(convention, 14) for convention in grid.index], fontsize=6.5)
+        axis.set_xticks(range(len(grid)), [fill(convention, 16) for convention in grid.index], fontsize=6.5)
         axis.set(title=title(metric), xlim=(-0.3, len(grid) - 0.7), ylim=(len(names) + 0.4, 0.6))
         axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     figure.supylabel("rank by the mean over categories and seeds, 1 is best")

@@ -22,7 +22,7 @@ from reports.figures._style import (
     title,
 )
 
-COSTS = {"training_minutes": "training time (minutes)", "image_milliseconds": "prediction time per image (ms)"}
+COSTS = {"training_minutes": "training (minutes)", "image_milliseconds": "prediction (ms per image)"}
 
 
 def draw(data: pd.DataFrame) -> Figure:

@@ -18,8 +18,9 @@ def draw(data: pd.DataFrame) -> Figure:
     data, told = first_conventions(filled(data))
     metrics, names = list(dict.fromkeys(data.metric)), sorted(data.name.unique())
     categories = sorted(data.category.unique(), key=lambda name: (name == MEAN, name))
-    across = max(1, min(len(metrics), int((WIDTH - LABELS) / (CELL[0] * len(names)))))
-    down = -(-len(metrics) // across)
+    fitting = max(1, int((WIDTH - LABELS) / (CELL[0] * len(names))))
+    down = -(-len(metrics) // fitting)
+    across = -(-len(metrics) // down)
     size = max(LABELS + across * CELL[0] * len(names), 3.0), down * (0.9 + CELL[1] * len(categories)) + 0.3
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(down, across, squeeze=False).ravel()

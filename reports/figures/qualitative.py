@@ -37,9 +37,9 @@ def draw(data: pd.DataFrame) -> Figure:
     named = [("\n".join([why, *key.split("/")[-2:]]), (random | extreme)[key]) for key, why in rows.items()]
     figure = grid(named, maps, under)
     note(
-        figure, f"Seed {', '.join(map(str, sorted(set(data.seed))))}. Percentage: share of the normal test images",
-        "that score lower. Most missed and most false: of the images that are so for a variant, those with the lowest and",
-        "the highest mean percentage over variants. Random: by a hash of the image's name. A column of maps has one scale.",
+        figure, f"Seed {', '.join(map(str, sorted(set(data.seed))))}. Percentage: share of the normal test images that",
+        "score lower. Most missed, most false: of the images that are so for a variant, those of lowest and highest",
+        "mean percentage over variants. Random: by a hash of the image's name. A column of maps has one scale.",
     )  # fmt: skip
     return figure
 
