@@ -58,8 +58,8 @@ def write(
         target / f"{stem}.json", {name: about[name] for name in names} | {"images": images, "curves": curves}
     )
     shown, extreme = _examples(items), _extremes(labels, scores)
-    np.savez_compressed(target / f"{stem}.npz", **_pictures(items, shown, masks), maps=maps[shown])
-    np.savez_compressed(target / f"{stem}.extremes.npz", **_pictures(items, extreme, masks))
+    _save(target / f"{stem}.npz", items, masks, shown, maps=maps[shown])
+    _save(target / f"{stem}.extremes.npz", items, masks, extreme)
 
 
 def write_composites(
@@ -78,15 +78,17 @@ def write_composites(
     )
 
 
-def _pictures(items: Sequence[Item], shown: Sequence[int], masks: np.ndarray) -> dict[str, np.ndarray]:
-    """Key, image and truth of these images, at the size of the masks."""
+def _save(path: Path, items: Sequence[Item], masks: np.ndarray, shown: Sequence[int], **further: np.ndarray) -> None:
+    """Write key, image and truth of these images, at the size of the masks."""
     height, width = masks.shape[1:]
     small = [Image.open(items[i].image).convert("RGB").resize((width, height)) for i in shown]
-    return {
-        "keys": np.array([items[i].key for i in shown]),
-        "images": np.stack([np.asarray(image) for image in small]),  # (K, h, w, 3)
-        "truth": masks[shown],
-    }
+    np.savez_compressed(
+        path,
+        keys=np.array([items[i].key for i in shown]),
+        images=np.stack([np.asarray(image) for image in small]),  # (K, h, w, 3)
+        truth=masks[shown],
+        **further,  # type: ignore[arg-type]  # which of its parameters these are, mypy cannot know
+    )
 
 
 def _extremes(labels: Sequence[bool], scores: np.ndarray) -> list[int]:

@@ -25,8 +25,9 @@ def costs(cells: pd.DataFrame, records: Sequence[Mapping[str, Any]]) -> pd.DataF
         The rows with `training_minutes` and `image_milliseconds`, each also with `_low` and `_high`, and `device`.
     """
     runs = pd.DataFrame(_times(records), columns=[*PLACE, "seed", "training_minutes", "image_milliseconds", "device"])
-    seeds = runs.groupby([*PLACE, "seed"], as_index=False).agg(
-        {"training_minutes": "sum", "image_milliseconds": "mean", "device": _names}
+    of_seed = runs.groupby([*PLACE, "seed"])
+    seeds = pd.concat(
+        [of_seed.training_minutes.sum(), of_seed.image_milliseconds.mean(), of_seed.device.agg(_names)], axis=1
     )
     grouped = seeds.groupby(PLACE)
     of_measure = [

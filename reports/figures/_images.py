@@ -14,11 +14,11 @@ from reports.figures._style import WIDTH
 
 
 class Example(NamedTuple):
-    """A test image, (h, w, 3) uint8; its truth, (h, w) bool; and, where it is stored with it, its map, (h, w)."""
+    """A test image, (h, w, 3) uint8; its truth, (h, w) bool; and its map, (h, w), empty where none is with it."""
 
     image: np.ndarray
     truth: np.ndarray
-    anomaly_map: np.ndarray | None
+    anomaly_map: np.ndarray
 
 
 def examples(paths: Iterable[Path]) -> dict[str, Example]:
@@ -27,7 +27,7 @@ def examples(paths: Iterable[Path]) -> dict[str, Example]:
     for path in paths:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-        maps = arrays.get("maps", [None] * len(arrays["keys"]))
+        maps = arrays.get("maps", np.empty((len(arrays["keys"]), 0, 0)))
         for key, *parts in zip(arrays["keys"], arrays["images"], arrays["truth"], maps, strict=True):
             found[str(key)] = Example(*parts)
     return found

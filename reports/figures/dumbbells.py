@@ -21,7 +21,7 @@ def draw(data: pd.DataFrame) -> Figure:
     rows = [*(name for name in lost.index if name != MEAN), *(name for name in lost.index if name == MEAN)]
     names = sorted(data.name[data.protocol == DIFFERENCE].unique())
     figure, axes = panels(len(names), 3, 0.5 + 0.17 * len(rows), sharex=True, sharey=True)
-    whole = data.cell[data.protocol != DIFFERENCE]
+    whole: list[Cell] = data.cell[data.protocol != DIFFERENCE].tolist()
     low = min(100 * (cell.mean - (cell.std if len(cell.values) > 1 else 0)) for cell in whole)
     for axis, (name, look) in zip(axes, looks(names).items(), strict=True):
         of_name = data[data.name == name].pivot(index="category", columns="protocol", values="cell")

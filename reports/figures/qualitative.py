@@ -21,9 +21,9 @@ def draw(data: pd.DataFrame) -> Figure:
     data = data[data.arrays.notna() & data.maps.notna()].sort_values(["variant", "seed"]).drop_duplicates("variant")
     if data.empty:
         raise ValueError("no example images with their maps are stored: `dvc pull`, or run the score stage again")
-    data = data.set_index("variant")
+    rows_of = {str(row["variant"]): row for row in data.to_dict("records")}
     random, extreme = examples(data.arrays), examples(data.extremes.dropna())
-    images = {name: pd.DataFrame(details["images"]).set_index("key") for name, details in data.details.items()}
+    images = {name: pd.DataFrame(row["details"]["images"]).set_index("key") for name, row in rows_of.items()}
     below = pd.DataFrame({name: lower(of) for name, of in images.items()}).dropna()  # (images, variants)
     anomalous = next(iter(images.values())).anomalous
     rows = choose(below, anomalous, [*random], [*extreme])
@@ -32,8 +32,8 @@ def draw(data: pd.DataFrame) -> Figure:
     maps, under = {}, {}
     for name, of in images.items():
         at = [of.index.get_loc(key) for key in rows]
-        maps[name] = np.load(data.maps[name], mmap_mode="r")[at]  # (rows, h, w)
-        under[name] = [f"{100 * below.at[key, name]:.0f}%" for key in rows]
+        maps[name] = np.load(rows_of[name]["maps"], mmap_mode="r")[at]  # (rows, h, w)
+        under[name] = [f"{100 * share:.0f}%" for share in below.loc[[*rows], name]]
     named = [("\n".join([why, *key.split("/")[-2:]]), (random | extreme)[key]) for key, why in rows.items()]
     figure = grid(named, maps, under)
     note(
@@ -49,7 +49,7 @@ def lower(images: pd.DataFrame) -> pd.Series:
     normal = np.sort(images.score[~images.anomalous])
     itself = (~images.anomalous).astype(int)
     counts = np.searchsorted(normal, images.score, "left") + np.searchsorted(normal, images.score, "right") - itself
-    return counts / (2 * (len(normal) - itself).clip(lower=1))
+    return pd.Series(counts / (2 * (len(normal) - itself).clip(lower=1)), images.index)
 
 
 def choose(below: pd.DataFrame, anomalous: pd.Series, random: list[str], extreme: list[str]) -> dict[str, str]:
