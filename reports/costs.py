@@ -30,11 +30,11 @@ def costs(cells: pd.DataFrame, records: Sequence[Mapping[str, Any]]) -> pd.DataF
         [of_seed.training_minutes.sum(), of_seed.image_milliseconds.mean(), of_seed.device.agg(_names)], axis=1
     )
     grouped = seeds.groupby(PLACE)
-    of_measure = [
-        grouped[name].agg(**{name: "mean", f"{name}_low": "min", f"{name}_high": "max"})
-        for name in ("training_minutes", "image_milliseconds")
-    ]
-    spent = pd.concat([*of_measure, grouped.device.agg(_names)], axis=1)
+    spent = grouped.device.agg(_names).to_frame()
+    for name in ("training_minutes", "image_milliseconds"):
+        spent[name], spent[f"{name}_low"], spent[f"{name}_high"] = (
+            getattr(grouped[name], by)() for by in ("mean", "min", "max")
+        )
     return cells[cells.category == MEAN].merge(spent.reset_index(), on=PLACE)
 
 

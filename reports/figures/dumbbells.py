@@ -5,6 +5,8 @@ All panels have one scale, and the largest loss by learning all categories at on
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -26,7 +28,7 @@ def draw(data: pd.DataFrame) -> Figure:
     for axis, (name, look) in zip(axes, looks(names).items(), strict=True):
         of_name = data[data.name == name].pivot(index="category", columns="protocol", values="cell")
         for height, category in enumerate(rows):
-            cells = [of_name.at[category, p] if category in of_name.index else None for p in PROTOCOLS[:2]]
+            cells: list[Any] = [of_name.at[category, p] if category in of_name.index else None for p in PROTOCOLS[:2]]
             found = [cell for cell in cells if isinstance(cell, Cell)]
             places = [height - 0.13, height + 0.13]  # apart, so that neither hides the other
             axis.plot([100 * c.mean for c in found], places[: len(found)], color=look.colour, lw=2.2, zorder=1)
