@@ -44,8 +44,9 @@ def write(
         if any(truth.regions for truth in truths):
             size = CONVENTIONS["loco"].target(maps.shape[1:], truths[0].mask.shape)
             regions = [[(region.mask, region.saturation) for region in truth.regions] for truth in truths]
-            at_size = fit_maps(maps, size), localization.prepare_regions(regions, size)
-            curves["spro"] = _points("spro", localization.pro_curve(*at_size))
+            native = fit_maps(maps.copy(), size)  # stored maps may not be written to, which PyTorch warns of
+            prepared = localization.prepare_regions(regions, size)
+            curves["spro"] = _points("spro", localization.pro_curve(native, prepared))
     except UndefinedMetric:
         pass  # the rows give the reason
     names = ("variant", "method", "dataset", "protocol", "category", "seed", "record")
