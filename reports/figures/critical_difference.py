@@ -32,8 +32,8 @@ def draw(data: pd.DataFrame) -> Figure:
         axis.grid(axis="x")
     over = " to ".join(map(str, dict.fromkeys((categories[0], categories[-1]))))
     note(
-        figure, f"Over {over} categories; whiskers: 95% bootstrap intervals over these. A thick bar joins variants that",
-        "Wilcoxon's signed-rank test with Holm's correction does not tell apart (p < 0.05).", *told,
+        figure, f"Over {over} categories; whiskers: 95% bootstrap intervals over them. A thick bar joins variants",
+        "that Wilcoxon's signed-rank test with Holm's correction cannot tell apart (p < 0.05).", *told,
         xlabel="mean rank over categories, 1 is best",
     )  # fmt: skip
     return figure

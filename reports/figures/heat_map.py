@@ -12,6 +12,8 @@ from reports.tables import MEAN
 
 CELL = 0.32, 0.19  # inches: holds "100.0" at the size below
 LABELS = 1.1  # inches
+# The lower a value, the more it stands out, in print as on the screen; dark text can be read on all of it.
+COLOURS = sns.color_palette("blend:#7b96c4,#fffef5", as_cmap=True)
 
 
 def draw(data: pd.DataFrame) -> Figure:
@@ -30,9 +32,8 @@ def draw(data: pd.DataFrame) -> Figure:
         grid = data[data.metric == metric].pivot(index="category", columns="name", values="cell")
         grid = grid.reindex(index=categories, columns=names)
         values = 100 * grid.map(lambda cell: getattr(cell, "mean", np.nan)).astype(float)
-        # From dark to light: the lower a value, the more it stands out, in print as on the screen.
-        sns.heatmap(values, ax=axes[place], annot=True, fmt=".1f", cmap="cividis", linewidths=0.8, cbar=False,
-                    annot_kws={"fontsize": 6.5}, yticklabels=categories if place % across == 0 else False)  # fmt: skip
+        sns.heatmap(values, ax=axes[place], annot=True, fmt=".1f", cmap=COLOURS, linewidths=0.8, cbar=False,
+                    annot_kws={"fontsize": 6.5, "color": INK}, yticklabels=categories if place % across == 0 else False)  # fmt: skip
         axes[place].set(title=title(metric), xlabel="", ylabel="")
         axes[place].tick_params(length=0)
         axes[place].tick_params(axis="y", rotation=0)
