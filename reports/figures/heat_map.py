@@ -32,8 +32,10 @@ def draw(data: pd.DataFrame) -> Figure:
         grid = data[data.metric == metric].pivot(index="category", columns="name", values="cell")
         grid = grid.reindex(index=categories, columns=names)
         values = 100 * grid.map(lambda cell: getattr(cell, "mean", np.nan)).astype(float)
-        sns.heatmap(values, ax=axes[place], annot=True, fmt=".1f", cmap=COLOURS, linewidths=0.8, cbar=False,
-                    annot_kws={"fontsize": 6.5, "color": INK}, yticklabels=categories if place % across == 0 else False)  # fmt: skip
+        sns.heatmap(
+            values, ax=axes[place], annot=True, fmt=".1f", cmap=COLOURS, linewidths=0.8, cbar=False,
+            annot_kws={"fontsize": 6.5, "color": INK}, yticklabels=categories if place % across == 0 else False,
+        )  # fmt: skip
         axes[place].set(title=title(metric), xlabel="", ylabel="")
         axes[place].tick_params(length=0)
         axes[place].tick_params(axis="y", rotation=0)
