@@ -14,10 +14,11 @@ from benchmarks import interference, store
 from benchmarks.datasets.base import Dataset, Item, Truth, opaque_key
 from benchmarks.interference import Probe
 from benchmarks.metrics import detection, localization
-from benchmarks.metrics.conventions import fit_masks
+from benchmarks.metrics.conventions import CONVENTIONS, fit_maps, fit_masks
 from benchmarks.metrics.detection import UndefinedMetric
 
-EXAMPLES = 6  # test images of each category that figures show
+EXAMPLES = 6  # test images of each category that no score has chosen, for figures
+EXTREMES = 2  # the anomalies that score lowest, and the normal images that score highest, of each cell
 
 
 def folder(group: str) -> Path:
@@ -32,7 +33,7 @@ def write(
     scores: np.ndarray,
     maps: np.ndarray,
 ) -> None:
-    """Write `CATEGORY-seedK.json` and `.npz` of one cell into a folder, as results/README.md describes them."""
+    """Write `CATEGORY-seedK.json` and its two `.npz` of one cell into a folder, as results/README.md describes them."""
     target.mkdir(parents=True, exist_ok=True)
     labels = [truth.anomalous for truth in truths]
     masks = fit_masks([truth.mask for truth in truths], maps.shape[1:], 0)
@@ -40,6 +41,12 @@ def write(
     try:
         curves["roc"] = _points("tpr", detection.roc_curve(labels, scores))
         curves["pro"] = _points("pro", localization.pro_curve(maps, localization.prepare(masks)))
+        if any(truth.regions for truth in truths):
+            size = CONVENTIONS["loco"].target(maps.shape[1:], truths[0].mask.shape)
+            regions = [[(region.mask, region.saturation) for region in truth.regions] for truth in truths]
+            native = fit_maps(maps.copy(), size)  # stored maps may not be written to, which PyTorch warns of
+            prepared = localization.prepare_regions(regions, size)
+            curves["spro"] = _points("spro", localization.pro_curve(native, prepared))
     except UndefinedMetric:
         pass  # the rows give the reason
     names = ("variant", "method", "dataset", "protocol", "category", "seed", "record")
@@ -51,16 +58,9 @@ def write(
     store.write_json(
         target / f"{stem}.json", {name: about[name] for name in names} | {"images": images, "curves": curves}
     )
-    shown = _examples(items)
-    height, width = maps.shape[1:]
-    small = [Image.open(items[i].image).convert("RGB").resize((width, height)) for i in shown]
-    np.savez_compressed(
-        target / f"{stem}.npz",
-        keys=np.array([items[i].key for i in shown]),
-        images=np.stack([np.asarray(image) for image in small]),  # (K, h, w, 3)
-        truth=masks[shown],
-        maps=maps[shown],
-    )
+    shown, extreme = _examples(items), _extremes(labels, scores)
+    _save(target / f"{stem}.npz", items, masks, shown, maps=maps[shown])
+    _save(target / f"{stem}.extremes.npz", items, masks, extreme)
 
 
 def write_composites(
@@ -77,6 +77,27 @@ def write_composites(
         truth=fit_masks([interference.mask(dataset, probe) for probe in shown], (height, width), 0),
         maps=maps[: len(shown)],
     )
+
+
+def _save(path: Path, items: Sequence[Item], masks: np.ndarray, shown: Sequence[int], **further: np.ndarray) -> None:
+    """Write key, image and truth of these images, at the size of the masks."""
+    height, width = masks.shape[1:]
+    small = [Image.open(items[i].image).convert("RGB").resize((width, height)) for i in shown]
+    np.savez_compressed(
+        path,
+        keys=np.array([items[i].key for i in shown]),
+        images=np.stack([np.asarray(image) for image in small]),  # (K, h, w, 3)
+        truth=masks[shown],
+        **further,  # type: ignore[arg-type]  # which of its parameters these are, mypy cannot know
+    )
+
+
+def _extremes(labels: Sequence[bool], scores: np.ndarray) -> list[int]:
+    """The anomalous images with the lowest scores, and the normal ones with the highest."""
+    rising = np.argsort(scores, kind="stable").tolist()
+    missed = [i for i in rising if labels[i]][:EXTREMES]
+    false = [i for i in reversed(rising) if not labels[i]][:EXTREMES]
+    return missed + false
 
 
 def _points(axis: str, curve: tuple[np.ndarray, np.ndarray]) -> dict[str, list[float]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from benchmarks.interference import Probe
 from benchmarks.metrics import detection, localization
 from benchmarks.metrics.conventions import CONVENTIONS, Convention, fit_maps, fit_masks
 from benchmarks.metrics.detection import UndefinedMetric
+from benchmarks.metrics.localization import GroundTruth
 from benchmarks.runs import Run
 from methods.base import InputError
 
@@ -123,31 +124,48 @@ def _rows(
             for metric, compute in IMAGE_METRICS.items():
                 named = {"metric": metric, "convention": "folder label"}
                 yield cell.about | about | named | _value(compute, labels, cell.scores)
+        pixel = [convention for convention in conventions if convention.pro != "saturated"]
+        for row in _pixel_rows(of_subset, picked, pixel):
+            yield about | row
         for convention in conventions:
-            rows = _spro_rows if convention.pro == "saturated" else _pixel_rows
-            for row in rows(of_subset, picked, convention):
-                yield about | row
+            if convention.pro == "saturated":
+                for row in _spro_rows(of_subset, picked, convention):
+                    yield about | row
 
 
-def _pixel_rows(truths: Sequence[Truth], cells: Sequence[Cell], convention: Convention) -> Iterator[dict[str, Any]]:
-    size = convention.target(cells[0].maps.shape[1:], truths[0].mask.shape)
-    prepared = localization.prepare(fit_masks([t.mask for t in truths], size, convention.mask_threshold))
-    for cell in cells:
-        maps, described = fit_maps(cell.maps, size), convention.describe(cell.maps.shape[1:])
-        values: dict[str, Any] = dict.fromkeys(PIXEL_METRICS)
-        reason = ""
-        try:
-            values = dict(localization.pixel_metrics(maps, prepared, (convention.fpr_limit,)))
-        except UndefinedMetric as error:
-            reason = str(error)
-        at_size = described[described.index("mask") :]
+def _pixel_rows(
+    truths: Sequence[Truth], cells: Sequence[Cell], conventions: Sequence[Convention]
+) -> Iterator[dict[str, Any]]:
+    """Pixel metrics and AUPRO. Conventions that evaluate at one size and mask threshold share the work and the rows."""
+    shape = cells[0].maps.shape[1:]
+    frames: dict[tuple[tuple[int, int], float], dict[str, Convention]] = {}
+    for convention in conventions:
+        frame = convention.target(shape, truths[0].mask.shape), convention.mask_threshold
+        frames.setdefault(frame, {})[convention.describe(shape)] = convention
+    for (size, threshold), described in frames.items():
+        prepared = localization.prepare(fit_masks([truth.mask for truth in truths], size, threshold))
+        for cell in cells:
+            for row in _frame_rows(fit_maps(cell.maps, size), prepared, described):
+                yield cell.about | row
+
+
+def _frame_rows(maps: np.ndarray, truth: GroundTruth, described: Mapping[str, Convention]) -> Iterator[dict[str, Any]]:
+    values: dict[str, Any] = dict.fromkeys(PIXEL_METRICS)
+    reason = ""
+    try:
+        limits = [convention.fpr_limit for convention in described.values()]
+        values = dict(localization.pixel_metrics(maps, truth, limits))
+    except UndefinedMetric as error:
+        reason = str(error)
+    for at_size in dict.fromkeys(words[words.index("mask") :] for words in described):
         for metric in PIXEL_METRICS:
-            yield cell.about | {"metric": metric, "convention": at_size, "value": values[metric], "reason": reason}
-        named = {"metric": "aupro", "convention": described}
+            yield {"metric": metric, "convention": at_size, "value": values[metric], "reason": reason}
+    for words, convention in described.items():
+        named = {"metric": "aupro", "convention": words}
         if convention.pro == "pooled" and not reason:
-            yield cell.about | named | {"value": values["aupro"][convention.fpr_limit], "reason": ""}
+            yield named | {"value": values["aupro"][convention.fpr_limit], "reason": ""}
         else:
-            yield cell.about | named | _value(convention.aupro, maps, prepared)
+            yield named | _value(convention.aupro, maps, truth)
 
 
 def _spro_rows(truths: Sequence[Truth], cells: Sequence[Cell], convention: Convention) -> Iterator[dict[str, Any]]:
@@ -188,7 +206,7 @@ def _probe_rows(
         if kind == "cut_paste":
             pasted = [Truth(True, interference.mask(dataset, drawn[i]), (), kind) for i in chosen]
             found = [cell._replace(scores=cell.scores[chosen], maps=cell.maps[chosen]) for cell in probed]
-            for row in _pixel_rows(pasted, found, CONVENTIONS["default"]):
+            for row in _pixel_rows(pasted, found, [CONVENTIONS["default"]]):
                 yield about | {"images": len(chosen)} | row
 
 

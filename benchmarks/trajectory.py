@@ -24,9 +24,10 @@ from methods.base import Judge, Prediction, Sample
 
 
 def judge(dataset: Dataset, split: Split) -> Judge:
-    """What measures a model on the split's test images: image_auroc, pixel_auroc and pixel_ap, means over categories.
+    """What measures a model on the split's test images, as means over categories.
 
-    Masks are brought to the size of the maps, where every touched pixel counts. A metric that no category defines is
+    It gives image_auroc, pixel_auroc, pixel_ap, and aupro up to FPR 0.3. Masks are brought to the size of the maps,
+    where every touched pixel counts. A metric that no category defines is
     left out. The truth stays here: a method hands in a function that predicts, and gets back these means alone.
     """
     samples = [dataset.sample(item) for items in split.test.values() for item in items]
@@ -50,7 +51,11 @@ def judge(dataset: Dataset, split: Split) -> Judge:
                 row["image_auroc"] = detection.auroc(labels, [answer.score for answer in answers])
             with suppress(UndefinedMetric):
                 pixels = localization.pixel_metrics(maps, defects)
-                row |= {"pixel_auroc": pixels["pixel_auroc"], "pixel_ap": pixels["pixel_ap"]}
+                row |= {
+                    "pixel_auroc": pixels["pixel_auroc"],
+                    "pixel_ap": pixels["pixel_ap"],
+                    "aupro": pixels["aupro"][0.3],
+                }
             rows.append(row)
         return {str(metric): float(value) for metric, value in pd.DataFrame(rows).mean().items()}
 

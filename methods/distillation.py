@@ -145,7 +145,7 @@ class Distillation(Method):
             context=context,
             checkpoint=context.checkpoint,
             identity=json.dumps(identity),
-            evaluate=lambda epoch: self._measure(epoch, normal, context),
+            evaluate=lambda epoch: self._measure(epoch, normal, bool(further or held_out), context),
             keep=SELECTIONS[self.selection],
         )
         self.calibrate(normal())
@@ -162,15 +162,16 @@ class Distillation(Method):
             )
 
     def _measure(
-        self, epoch: int, normal: Callable[[], Iterator[tuple[list[Tensor], Any]]], context: Context
+        self, epoch: int, normal: Callable[[], Iterator[tuple[list[Tensor], Any]]], unseen: bool, context: Context
     ) -> dict[str, float]:
-        """What selection and the course of training need to know after an epoch."""
+        """What selection and the course of training need to know after an epoch; `unseen`: `normal` was held out."""
         measured: dict[str, float] = {}
-        if self.selection == "validation":
+        judged = context.judge and (epoch % context.judge_every == 0 or epoch == self.epochs)
+        if self.selection == "validation" or (judged and unseen):
             self.calibrate([])  # scaled by the very images that they are of, the maps' mean would never change
             maps = [self.anomaly_map(*pair) for pair in normal()]
             measured["validation"] = torch.cat(maps).mean().item()
-        if context.judge and (epoch % context.judge_every == 0 or epoch == self.epochs):
+        if judged and context.judge:
             self.calibrate(normal())
             measured |= context.judge(lambda test: self._predict(test, context))
         return measured

@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from reports import figures, laid_open, latex, ledger, lint, page, papers, published, statistics, tables
+from reports import costs, figures, laid_open, latex, ledger, lint, page, papers, published, statistics, tables
 
 SCHEMA = 1  # of record.json, see results/README.md
 SPECS = Path(__file__).parent / "specs"
@@ -44,6 +44,7 @@ SOURCES = (
     "protocols",
     "interference",
     "details",
+    "spro",
     "composites",
     "losses",
     "trajectory",
@@ -54,6 +55,7 @@ SOURCES = (
     "ranks",
     "selections",
     "conventions",
+    "costs",
 )  # what `from` in a spec may name
 SAYS: dict[str, Callable[[pd.DataFrame], Sequence[str]]] = {  # what stands under a table of a source
     "papers": papers.says,
@@ -112,11 +114,13 @@ def build(
         "protocols": lambda: tables.aggregate(tables.one_against_multi_class(scores), plan),
         "interference": lambda: tables.aggregate(probes, plan),
         "details": lambda: details,
+        "spro": lambda: details[["spro" in found.get("curves", {}) for found in details.details]],
         "losses": lambda: training(records, "terms"),
         "trajectory": lambda: course.query("name != 'validation'"),
         "selections": lambda: laid_open.selections(course),
         "conventions": lambda: laid_open.conventions(cells),
-        "composites": lambda: details.assign(arrays=details.composites)[details.composites.notna()],
+        "costs": lambda: costs.costs(cells, records),
+        "composites": lambda: details[details.composites.notna()],
     }
     for part in ("tables", "figures"):
         shutil.rmtree(out / part, ignore_errors=True)
@@ -262,20 +266,28 @@ def training(records: Sequence[Mapping[str, Any]], kind: str) -> pd.DataFrame:
 
 
 def read_details(results: Path, problems: list[str]) -> pd.DataFrame:
-    """One row for each `details/GROUP/CATEGORY-seedK.json`: its cell, the parsed file, and the paths of its arrays."""
+    """One row for each `details/GROUP/CATEGORY-seedK.json`: its cell, the parsed file, and the paths of its arrays.
+
+    `maps` is the path of the anomaly maps of all its images, in their order.
+    """
     rows = []
     for path in sorted((results / "details").glob("*/*.json")):
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             cell = {name: found[name] for name in ("variant", "dataset", "protocol", "category", "seed")}
             pd.DataFrame(found["images"])[["key", "anomalous", "score"]]  # a KeyError names what is missing
-            arrays = path.with_suffix(".npz")
-            composites = path.with_suffix(".composites.npz")
-            files = {"arrays": arrays, "composites": composites}
+            run = results.joinpath("predictions", *Path(found["record"]).parent.parts[-2:])
+            files = {
+                "arrays": path.with_suffix(".npz"),
+                "extremes": path.with_suffix(".extremes.npz"),
+                "composites": path.with_suffix(".composites.npz"),
+                "maps": run / f"{cell['category']}.maps.npy",
+            }
             rows.append({**cell, "details": found, **{n: f if f.exists() else None for n, f in files.items()}})
         except (ValueError, KeyError, TypeError, OSError) as error:
             problems.append(f"{path.relative_to(results)} was left out: {_say(error)}. Run the score stage again.")
-    columns = ["variant", "dataset", "protocol", "category", "seed", "details", "arrays", "composites"]
+    columns = ["variant", "dataset", "protocol", "category", "seed", "details", "arrays", "extremes", "composites",
+               "maps"]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -77,3 +77,15 @@ def thresholded_pro(maps, masks, thresholds):
         fpr.append(np.mean(maps[~masks] > threshold))
         pro.append(np.mean([np.mean(one[m] > threshold) for one, of in zip(maps, regions, strict=True) for m in of]))
     return np.array(fpr), np.array(pro)
+
+
+def resized(image, size):
+    """Bilinear with antialiasing, by definition: a triangle over two target pixels, or two source pixels if wider."""
+    for axis in (0, 1):
+        image = np.moveaxis(image, axis, 0).astype(np.float64)
+        ratio = len(image) / size[axis]
+        centres = (np.arange(size[axis]) + 0.5) * ratio
+        distance = np.abs(np.arange(len(image)) + 0.5 - centres[:, None]) / max(ratio, 1)
+        weights = np.maximum(1 - distance, 0)
+        image = np.moveaxis((weights / weights.sum(1, keepdims=True)) @ image, 0, axis)
+    return image

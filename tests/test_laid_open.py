@@ -9,7 +9,7 @@ import pytest
 
 from reports import laid_open, tables
 from reports.build import training
-from reports.figures import conventions as drawn
+from reports.figures import draw
 
 # By epoch: the best sum of both AUROCs is at 2, the lowest held-out anomaly at 1.
 COURSE = [
@@ -38,10 +38,27 @@ def test_every_metric_is_told_at_the_last_the_validated_and_the_best_epoch() -> 
     runs = [record("a", 0, 0), record("a", 1, 0.02), record("b", 0, 0.04), record("b", 1, 0.06)]
     image = quantities(runs, "image_auroc")
     means = {name: cell.mean for name, cell in image.items()}
-    assert means == pytest.approx({"last": 0.83, "validation": 0.73, "oracle": 0.93, "oracle's gain": 0.1})
+    assert means == pytest.approx({"last": 0.83, "validation": 0.73, "oracle (diagnostic)": 0.93, "oracle's gain": 0.1})
     assert image["last"].values == pytest.approx({0: 0.82, 1: 0.84})
     # The oracle's epoch is one for all metrics, so that it may cost another one.
     assert quantities(runs, "pixel_ap")["oracle's gain"].mean == pytest.approx(-0.2)
+
+
+def test_only_epochs_that_were_evaluated_are_chosen_from() -> None:
+    run = record("a", 0, 0)
+    run["history"].insert(
+        2, {"epoch": 2.5, "measured": {"validation": 0.0}}
+    )  # held-out images are looked at more often
+    assert quantities([run], "image_auroc")["validation"].mean == pytest.approx(0.7)
+
+
+def test_a_variant_that_held_no_image_out_says_why_it_has_no_validation() -> None:
+    run = record("a", 0, 0)
+    for epoch in run["history"]:
+        del epoch["measured"]["validation"]
+    found = quantities([run], "image_auroc")
+    assert found["validation"].text == "\N{EN DASH}" and "no normal image was held out" in found["validation"].note
+    assert found["oracle (diagnostic)"].mean == pytest.approx(0.9)
 
 
 def test_without_evaluations_there_is_nothing_to_tell() -> None:
@@ -64,7 +81,7 @@ def test_the_ranking_is_told_under_each_convention() -> None:
     )
     said = {(row["variant"], row["convention"]): row["cell"].text for row in found.to_dict("records")}
     assert said["rd", "pooled"] == "90.0 (1)" and said["rd", "rescaled"] == "91.0 (2)"
-    (axis,) = drawn(found).axes
+    (axis,) = draw("conventions", found).axes
     ranks = {line.get_label(): list(line.get_ydata()) for line in axis.get_lines()}
     assert ranks == {"rd": [1, 2], "fd": [2, 1]}
 

@@ -259,6 +259,9 @@ def test_each_convention_says_what_it_is():
         "loco": "saturated, FPR<=0.05, mask>0, native px",
         "rd_official": "per_image, FPR<0.3, mask>0.5, 256 px",
         "stfpm_official": "rescaled, FPR<=0.3, mask>0, 256 px",
+        "pooled_256": "pooled, FPR<=0.3, mask>0, 256 px",
+        "pooled_256_half": "pooled, FPR<=0.3, mask>0.5, 256 px",
+        "pooled_native": "pooled, FPR<=0.3, mask>0, native px",
     }
     assert CONVENTIONS["default"].describe((96, 128)) == "pooled, FPR<=0.3, mask>0, 96x128 px"
 
@@ -274,7 +277,34 @@ def test_each_convention_computes_its_own_pro():
         "loco": aupro(maps, truth, 0.05),
         "rd_official": per_image_pro(maps, truth, 0.3),
         "stfpm_official": rescaled_pro(maps, truth, 0.3),
+        **dict.fromkeys(("pooled_256", "pooled_256_half", "pooled_native"), aupro(maps, truth, 0.3)),
     }
+
+
+@pytest.mark.parametrize(("size", "threshold"), [("map", 0), (37, 0), (37, 0.5), ("native", 0)])
+def test_a_pooled_convention_equals_its_definition_from_native_masks_and_small_maps(size, threshold):
+    random = np.random.default_rng(1)
+    masks = [np.zeros((61, 53), bool) for _ in range(3)]
+    masks[1][5:20, 8:30] = masks[1][40:43, 2:50] = masks[2][30:58, 11:19] = True
+    maps = random.random((3, 21, 19)).astype(np.float32)
+    convention = CONVENTIONS["pooled_256"]._replace(size=size, mask_threshold=threshold)
+    target = convention.target((21, 19), (61, 53))
+    found = convention.aupro(fit_maps(maps, target), prepare(fit_masks(masks, target, threshold)))
+    slow = [reference.resized(mask.astype(float), target) > max(threshold, 1 / 510) for mask in masks]
+    assert found == pytest.approx(
+        reference.aupro([reference.resized(one, target) for one in maps], slow, 0.3), abs=1e-5
+    )
+
+
+def test_one_convention_differs_from_the_next_in_one_choice_alone():
+    def changed(one: str, other: str) -> set[str]:
+        fields = CONVENTIONS[one]._fields[1:]
+        return {name for name in fields if getattr(CONVENTIONS[one], name) != getattr(CONVENTIONS[other], name)}
+
+    assert changed("pooled_256", "stfpm_official") == {"pro"}
+    assert changed("pooled_256", "pooled_256_half") == {"mask_threshold"}
+    assert changed("pooled_256_half", "rd_official") == {"pro"}
+    assert changed("pooled_256", "pooled_native") == {"size"}
 
 
 def test_a_small_defect_survives_a_resize_at_threshold_0_and_vanishes_at_half():

@@ -29,6 +29,8 @@ PARAMS = {
 def project(tmp_path_factory: pytest.TempPathFactory, toy_root: Path) -> Project:
     project = Project(tmp_path_factory.mktemp("project"), PARAMS | {"roots": {"toy": str(toy_root)}})
     project.run("dvc", "repro")
+    project.run("git", "add", "--all")
+    project.run("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "--quiet", "--message", "first results")
     return project
 
 
@@ -99,6 +101,15 @@ def test_an_edited_method_fits_its_own_runs_and_no_others(project: Project) -> N
     project.run("dvc", "repro")
     after = project.fitted()
     assert [name for name in after if after[name] != before[name]] == ["results/predictions/fd-toy-one_class/cog-seed0"]
+
+
+def test_dvc_shows_what_moved_since_a_commit_and_only_that(project: Project) -> None:
+    (moved,) = json.loads(project.run("dvc", "metrics", "diff", "HEAD", "--json").stdout).values()
+    assert moved and all(name.startswith("fd.toy.one_class.") for name in moved)
+    assert all(entry["diff"] == pytest.approx(entry["new"] - entry["old"]) for entry in moved.values())
+    project.run("dvc", "plots", "diff", "HEAD", "workspace")
+    page = (project.folder / "dvc_plots" / "index.html").read_text()
+    assert all(f'"rev": "{revision}"' in page for revision in ("HEAD", "workspace"))
 
 
 def test_a_failing_run_leaves_the_others_finished_and_gives_its_log(project: Project) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from reports import tables
 from reports.build import build, training
-from reports.figures import trajectory
+from reports.figures import draw
 
 SHORT = {
     "title": "{metric} {dataset} {protocol} {subset}",
@@ -90,7 +90,13 @@ def record(
         "history": [
             {"epoch": e, "seconds": 1.0, "terms": {"loss": 1 / (e + 1)}, "measured": measured(e)} for e in range(1, 6)
         ],
-        "provenance": {"git_commit": "c" * 40, "git_dirty": False, "device": "cpu", "versions": {"torch": "2"}},
+        "provenance": {
+            "git_commit": "c" * 40,
+            "git_dirty": False,
+            "device": "cpu",
+            "versions": {"torch": "2"},
+            "test_images_per_second": 50.0,
+        },
     } | other
 
 
@@ -120,6 +126,7 @@ def details(variant: str, protocol: str, category: str, seed: int) -> dict[str, 
         for i in range(8)
     ]
     curves = {"roc": {"fpr": [0, 0.25, 1], "tpr": [0, 1, 1]}, "pro": {"fpr": [0, 0.1, 0.3], "pro": [0, 0.6, 0.9]}}
+    curves["spro"] = {"fpr": [0, 0.05, 1], "spro": [0, 0.8, 1]}
     place = {
         "variant": variant,
         "method": variant,
@@ -128,7 +135,8 @@ def details(variant: str, protocol: str, category: str, seed: int) -> dict[str, 
         "category": category,
         "seed": seed,
     }
-    return {**place, "record": "", "images": images, "curves": curves}
+    of_run = f"{variant}-toy-{protocol}/{category if protocol == 'one_class' else 'all'}-seed{seed}"
+    return {**place, "record": f"results/predictions/{of_run}/record.json", "images": images, "curves": curves}
 
 
 def write_results(results: Path) -> Path:
@@ -152,8 +160,11 @@ def write_results(results: Path) -> Path:
         images = rng.integers(0, 255, (4, 32, 32, 3), dtype=np.uint8)
         truth = np.zeros((4, 32, 32), bool)
         truth[1::2, 8:16, 8:16] = True
-        maps = rng.random((4, 32, 32), dtype=np.float32) + truth
-        np.savez(stem.with_suffix(".npz"), keys=keys, images=images, truth=truth, maps=maps)
+        maps = rng.random((8, 32, 32), dtype=np.float32)
+        maps[:4] += truth
+        np.save(results / "predictions" / group / f"{split}-seed{seed}" / f"{category}.maps.npy", maps)
+        np.savez(stem.with_suffix(".npz"), keys=keys, images=images, truth=truth, maps=maps[:4])
+        np.savez(stem.with_suffix(".extremes.npz"), keys=keys[2:], images=images[2:], truth=truth[2:])
     return results
 
 
@@ -290,15 +301,15 @@ def test_training_is_told_by_epoch_and_term_and_the_best_epoch_on_the_test_image
     assert rows[rows.phase == "amplification"][["epoch", "name", "value"]].values.tolist() == [[1, "focal", 2.0]]
     course = training([record("rd", "one_class", "cog", 0)], "measured")
     assert course[["epoch", "value"]].values.tolist() == [[2, 0.7], [4, 0.9]]
-    (axis,) = trajectory(course.assign(value=[0.9, 0.7])).axes
+    (axis,) = draw("trajectory", course.assign(value=[0.9, 0.7])).axes
     (label,) = [text.get_text() for text in axis.get_legend().get_texts()]
     assert label == "rd: last 70.0, best 90.0"
 
 
 def test_every_figure_exists_as_png_and_pdf(report: Path) -> None:
     names = {path.name.split("-")[0] for path in (report / "figures").glob("*.png")}
-    of_cells = {"bars", "heat_map", "dumbbells", "critical_difference"}
-    assert names == of_cells | {"histograms", "roc", "pro", "qualitative", "losses", "trajectory"}
+    of_cells = {"bars", "heat_map", "dumbbells", "critical_difference", "seeds", "costs"}
+    assert names == of_cells | {"histograms", "roc", "pro", "spro", "qualitative", "losses", "trajectory"}
     assert all(path.with_suffix(".pdf").exists() for path in (report / "figures").glob("*.png"))
 
 
@@ -376,7 +387,7 @@ def test_a_spec_that_cannot_be_read_is_reported(tmp_path: Path, change: dict[str
 def test_an_unknown_figure_is_reported(tmp_path: Path) -> None:
     spec = json.dumps({"title": "t", "each": ["dataset"], "figure": "Path", "from": "cells"})
     said = problems(only_tables(tmp_path, [tidy()], spec))
-    assert "no function &#39;Path&#39; in reports/figures.py" in said
+    assert "there is no figure &#39;Path&#39; in reports/figures; there are bars" in said
 
 
 def test_a_broken_scores_file_does_not_stop_the_others(tmp_path: Path) -> None:

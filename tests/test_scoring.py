@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from benchmarks import datasets, params, runner, runs, score, store, summary
+from benchmarks import datasets, details, params, runner, runs, score, store, summary
 from benchmarks.datasets._files import read_image
 from benchmarks.runs import Run
 from benchmarks.store import State
@@ -122,6 +122,43 @@ def test_a_value_that_cannot_be_is_empty_and_says_why(toy_root: Path, own_method
     assert rows["value"].isna().all()
     assert set(rows["anomalous"]) == {0}
     assert rows["reason"].str.contains("no anomalous image|no defect pixel").all()
+
+
+def test_details_name_the_cells_worst_images_and_hold_the_curve_that_spro_is_the_area_of(
+    toy_root: Path, own_methods: Path
+) -> None:
+    (run,) = expand(toy_root)
+    execute(run)
+    rows = scored(run, "default", "loco").set_index(["category", "subset", "metric"])
+    stem = details.folder(run.group) / "cog-seed0"
+    found = store.read_json(stem.with_suffix(".json")) or {}
+    rising = sorted(found["images"], key=lambda image: image["score"])
+    missed = [image["key"] for image in rising if image["anomalous"]][:2]
+    false = [image["key"] for image in rising[::-1] if not image["anomalous"]][:2]
+    with np.load(stem.with_suffix(".extremes.npz")) as stored:
+        assert list(stored["keys"]) == [*missed, *false]
+        assert list(stored["truth"].any((1, 2))) == [True, True, False, False]
+    curve = found["curves"]["spro"]
+    grid = np.linspace(0, 0.05, 1001)
+    area = np.trapezoid(np.interp(grid, curve["fpr"], curve["spro"]), grid) / 0.05
+    assert area == pytest.approx(rows.loc[("cog", "all", "spro"), "value"], abs=0.01)
+
+
+def test_conventions_of_one_size_and_threshold_share_their_rows_and_every_choice_has_its_own(
+    toy_root: Path, own_methods: Path
+) -> None:
+    (run,) = expand(toy_root)
+    execute(run)
+    rows = scored(run, "default", "pooled_256", "pooled_256_half", "pooled_native", "rd_official", "stfpm_official")
+    key = ["category", "subset", "metric", "convention"]
+    assert not rows.duplicated(key).any()
+    of_cog = rows[(rows["category"] == "cog") & (rows["subset"] == "all")].groupby("metric")["convention"].unique()
+    assert list(of_cog["aupro"]) == [
+        "pooled, FPR<=0.3, mask>0, 32 px", "pooled, FPR<=0.3, mask>0, 256 px", "rescaled, FPR<=0.3, mask>0, 256 px",
+        "pooled, FPR<=0.3, mask>0.5, 256 px", "per_image, FPR<0.3, mask>0.5, 256 px",
+        "pooled, FPR<=0.3, mask>0, native px",
+    ]  # fmt: skip
+    assert list(of_cog["pixel_ap"]) == ["mask>0, 32 px", "mask>0, 256 px", "mask>0.5, 256 px", "mask>0, native px"]
 
 
 def test_an_unknown_convention_is_answered_with_those_there_are(toy_root: Path, own_methods: Path) -> None:

@@ -12,6 +12,8 @@ from test_scoring import expand, results, scored  # noqa: F401
 from benchmarks import datasets, params, protocols, runner, runs, store, trajectory
 from methods.base import Context, InputError, Method, Prediction, Sample
 
+METRICS = {"image_auroc", "pixel_auroc", "pixel_ap", "aupro"}
+
 
 def test_a_judge_agrees_with_the_scores_of_the_stored_predictions(toy_root: Path, own_methods: Path) -> None:
     (run,) = expand(toy_root)
@@ -27,7 +29,7 @@ def test_a_judge_agrees_with_the_scores_of_the_stored_predictions(toy_root: Path
         for value, one in zip(scores, maps, strict=True)
     ]
     measured = trajectory.judge(dataset, split)(lambda test: iter(stored))
-    assert measured == pytest.approx({metric: rows[metric] for metric in ("image_auroc", "pixel_auroc", "pixel_ap")})
+    assert measured == pytest.approx({metric: rows[metric] for metric in METRICS})
 
 
 def fitted(root: Path, **how: Any) -> tuple[Method, list[Sample]]:
@@ -50,7 +52,7 @@ def test_the_course_of_training_is_measured_every_few_epochs_and_changes_nothing
     unwatched, _ = fitted(toy_root, judged=False)
     history = watched.record["history"]
     assert [entry["epoch"] for entry in history if entry["measured"]] == [3, 4]
-    assert set(history[-1]["measured"]) == {"image_auroc", "pixel_auroc", "pixel_ap"}
+    assert set(history[-1]["measured"]) == METRICS
     assert torch.equal(maps(watched, test), maps(unwatched, test))
 
 

@@ -64,6 +64,11 @@ CONVENTIONS = {
         Convention("loco", mask_threshold=0, size="native", pro="saturated", fpr_limit=0.05),
         Convention("rd_official", mask_threshold=0.5, size=256, pro="per_image", fpr_limit=0.3),
         Convention("stfpm_official", mask_threshold=0, size=256, pro="rescaled", fpr_limit=0.3),
+        # One choice at a time. Beside `pooled_256`: rescaling alone makes `stfpm_official`, the native size alone
+        # `pooled_native`, the masks' threshold alone `pooled_256_half`; beside the last, PRO per image `rd_official`.
+        Convention("pooled_256", mask_threshold=0, size=256, pro="pooled", fpr_limit=0.3),
+        Convention("pooled_256_half", mask_threshold=0.5, size=256, pro="pooled", fpr_limit=0.3),
+        Convention("pooled_native", mask_threshold=0, size="native", pro="pooled", fpr_limit=0.3),
     )
 }
 

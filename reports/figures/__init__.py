@@ -1,0 +1,43 @@
+"""One file per figure: a spec names it, and its `draw` gets the rows of the spec's source and returns the figure.
+
+Figures from `cells` get the rows of `tables.aggregate`; those from `details` one row per category and seed, with the
+parsed file in `details` and the paths of arrays beside it; those from `losses` and `trajectory` one row per epoch and
+term or metric of every run. What figures share, colours and sizes above all, is in `_style.py`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from reports.figures._style import STYLE
+
+
+def draw(name: str, data: pd.DataFrame) -> Figure:
+    """The figure of `reports/figures/NAME.py`.
+
+    Raises:
+        ValueError: there is no such file, or the data hold nothing that it could draw.
+    """
+    known = sorted(module.name for module in iter_modules(__path__) if not module.name.startswith("_"))
+    if name not in known:
+        raise ValueError(f"there is no figure '{name}' in reports/figures; there are {', '.join(known)}")
+    with rc_context(STYLE):
+        figure: Figure = import_module(f"{__name__}.{name}").draw(data)
+    return figure
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write `stem`.png and `stem`.pdf without dates or versions: the same figure gives the same bytes."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    paths = [stem.with_name(stem.name + suffix) for suffix in (".png", ".pdf")]
+    with rc_context(STYLE):
+        figure.savefig(paths[0], dpi=160, metadata={"Software": None})
+        figure.set_layout_engine("none")  # the layout stands: laying out takes most of the time
+        figure.savefig(paths[1], dpi=160, metadata={"CreationDate": None, "Creator": None, "Producer": None})
+    return paths

@@ -1,0 +1,158 @@
+"""What figures share: sizes for print, and for each variant a colour with a marker, a dash and a hatch of its own.
+
+A figure is as wide as the text of a two-column paper or as one of its columns, so that fonts keep their size there. By
+marker, dash and hatch it can be read in greyscale and by the colour-blind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from textwrap import fill
+from typing import Any, NamedTuple
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from reports.tables import IDENTITY, IMAGE_CONVENTION, METRICS, PROTOCOLS, Cell, labels
+
+STYLE: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.titleweight": "normal",
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 8,
+    "figure.labelsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#666666",
+    "axes.linewidth": 0.7,
+    "axes.grid": False,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.5,
+    "legend.frameon": False,
+    "hatch.linewidth": 0.6,
+    "pdf.fonttype": 42,  # TrueType: publishers refuse Type 3
+}
+WIDTH, COLUMN = 7.0, 3.4  # inches
+INK, PALE = "#222222", "#bbbbbb"
+HATCHES = ["", "///", "...", "xx", "\\\\\\", "++", "oo", "--"]
+MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
+DASHES = ["-", "--", "-.", ":", (0, (6, 1)), (0, (1, 1, 4, 1)), (0, (8, 3)), (0, (3, 1, 1, 1))]
+
+
+class Look(NamedTuple):
+    """How a variant is drawn in one figure."""
+
+    colour: Any
+    marker: str
+    dash: Any
+    hatch: str
+
+
+def looks(names: Sequence[str]) -> dict[str, Look]:
+    """A look for each name; markers, dashes and hatches come again after eight, colours after ten."""
+    colours = sns.color_palette("colorblind", max(len(names), 1))
+    return {
+        name: Look(colours[place], MARKERS[place % 8], DASHES[place % 8], HATCHES[place % 8])
+        for place, name in enumerate(names)
+    }
+
+
+def panels(count: int, most: int, height: float, extra: float = 0.6, **shared: Any) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels, at most `most` in a row, each `height` inches high, and `extra` for the rest."""
+    across = min(most, count)
+    down = -(-count // across)
+    # A figure of its own, unknown to pyplot, needs no closing.
+    figure = Figure(figsize=(max(COLUMN, WIDTH * across / most), height * down + extra), layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False, **shared).ravel()
+    for unused in axes[count:]:
+        unused.remove()
+    for axis in axes[max(0, count - across) : count]:
+        axis.tick_params(labelbottom=True)  # the lowest of its column, even where the last row is not full
+    return figure, list(axes[:count])
+
+
+def filled(data: pd.DataFrame, what: str = "value") -> pd.DataFrame:
+    """The rows whose cell has a value, with the label of their variant as `name`.
+
+    Raises:
+        ValueError: there is none.
+    """
+    data = data[[bool(cell.values) for cell in data.cell]]
+    if data.empty:
+        raise ValueError(f"no variant has a {what}")
+    return data.assign(name=labels(data[IDENTITY["variant"]]))
+
+
+def first_conventions(data: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """The rows of each metric's first convention, and a sentence that names those of pixel metrics."""
+    data = data[data.convention == data.groupby("metric").convention.transform("first")]
+    named = data[data.convention != IMAGE_CONVENTION].groupby("convention", sort=False).metric.unique()
+    told = [f"{', '.join(METRICS.get(metric, metric) for metric in of)} ({how})" for how, of in named.items()]
+    return data, [f"Conventions: {'; '.join(told)}."] if told else []
+
+
+def ordered(protocols: Iterable[str]) -> list[str]:
+    """These protocols, one-class first."""
+    found = set(protocols)
+    return [name for name in PROTOCOLS if name in found] + sorted(found - set(PROTOCOLS))
+
+
+def title(metric: str, convention: str = IMAGE_CONVENTION) -> str:
+    """A panel's title, folded: the metric, and its convention where it has several."""
+    name = METRICS.get(metric, metric)
+    return name if convention == IMAGE_CONVENTION else f"{name}\n{fill(convention, 26)}"
+
+
+def over_seeds(cells: Iterable[Cell], spread: str = "one standard deviation over seeds") -> str:
+    """A sentence on how many seeds there are and what whiskers say."""
+    counts = sorted({len(cell.values) for cell in cells if cell.values})
+    if counts == [1]:
+        return "One seed: no deviation."
+    seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"Mean over {seeds} seeds; whiskers: {spread}."
+
+
+def protocol_keys(axis: Axes, protocols: Iterable[str]) -> None:
+    """Entries for the legend: one-class is drawn open, other protocols filled."""
+    for protocol in protocols:
+        axis.plot([], [], "o", ms=4.5, color=INK, mfc=face(protocol, INK), label=protocol)
+
+
+def face(protocol: str, colour: Any) -> Any:
+    """What fills a marker."""
+    return "white" if protocol == "one_class" else colour
+
+
+def log_ticks(axis: Axis) -> None:
+    """Plain numbers at 1, 2 and 5 of each decade of a logarithmic axis."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
+def legend(figure: Figure, axes: Sequence[Axes], names: Sequence[str]) -> None:
+    """One legend above all panels, in the order of `names`."""
+    found = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    shown = [name for name in names if name in found]
+    # As many columns as the figure is wide; a legend wider than it would squeeze the panels.
+    columns = max(1, min(len(shown), int(figure.get_figwidth() * 14 // (7 + max(map(len, shown), default=0)))))
+    figure.legend([found[name] for name in shown], shown, loc="outside upper center", ncols=columns, handlelength=2.6)
+
+
+def note(figure: Figure, *sentences: str, xlabel: str = "") -> None:
+    """A label that all panels share, and under it in small print what the reader has to know."""
+    text = fill(" ".join(filter(None, sentences)), int(figure.get_figwidth() * 19))
+    # A legend, because the layout makes room for these under other text.
+    figure.legend(
+        [Line2D([], [], linestyle="none")], [text], title=xlabel or None, title_fontsize=8, fontsize=6.5,
+        loc="outside lower center", handlelength=0, handletextpad=0, borderpad=0, borderaxespad=0.2,
+    )  # fmt: skip

@@ -1,0 +1,29 @@
+"""Loss terms by epoch, a panel for each variant and phase of its training; mean and deviation over its runs."""
+
+from __future__ import annotations
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from reports.figures._style import log_ticks, note, panels
+
+
+def draw(data: pd.DataFrame) -> Figure:
+    data = data[data.value > 0]
+    # A phase other than the last one, such as the amplification of a teacher, has a panel of its own.
+    parts = list(data.groupby(["variant", "phase"]))
+    figure, axes = panels(len(parts), 2, 1.6)
+    for axis, (key, part) in zip(axes, parts, strict=True):
+        sns.lineplot(part, x="epoch", y="value", hue="name", style="name", errorbar="sd", palette="colorblind", ax=axis,
+                     lw=1.2)  # fmt: skip
+        axis.set(title=" · ".join(str(word) for word in key if word), yscale="log", xlabel="", ylabel="")
+        log_ticks(axis.yaxis)
+        axis.legend(fontsize=6, title=None, loc="center left", bbox_to_anchor=(1, 0.5), handlelength=2.6)
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    figure.supylabel("weighted loss term")
+    runs = data.groupby("variant")[["split", "seed"]].apply(lambda of: len(of.drop_duplicates()))
+    note(figure, f"Mean over the runs of each variant (splits and seeds: {runs.min()} to {runs.max()});",
+         "shaded: one standard deviation.", xlabel="epoch")  # fmt: skip
+    return figure

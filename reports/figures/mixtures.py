@@ -1,0 +1,42 @@
+"""How well mixtures of two categories are found, against the share of the category under test; whiskers over seeds.
+
+A panel for each protocol, a line for each variant.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from reports.figures._style import PALE, filled, legend, looks, note, ordered, over_seeds, panels
+
+
+def draw(data: pd.DataFrame) -> Figure:
+    data = filled(data[data.subset.str.startswith("mixup ")], "scored mixture")
+    data = data.assign(ratio=data.subset.str.removeprefix("mixup ").astype(float)).sort_values("ratio")
+    names, protocols = sorted(data.name.unique()), ordered(data.protocol)
+    figure, axes = panels(len(protocols), 2, 2.2, sharey=True)
+    apart = 0.012  # so that whiskers of different variants do not hide each other
+    for axis, protocol in zip(axes, protocols, strict=True):
+        for place, (name, look) in enumerate(looks(names).items()):
+            rows = data[(data.protocol == protocol) & (data.name == name)]
+            axis.errorbar(
+                rows.ratio + apart * (place - (len(names) - 1) / 2),
+                [100 * cell.mean for cell in rows.cell],
+                yerr=[100 * cell.std for cell in rows.cell],  # NaN with one seed, which draws no whisker
+                color=look.colour,
+                marker=look.marker,
+                linestyle=look.dash,
+                ms=4,
+                capsize=2,
+                lw=1.1,
+                elinewidth=0.8,
+                label=name,
+            )
+        axis.axhline(50, color=PALE, lw=0.8, zorder=0)
+        axis.set(title=protocol, xticks=sorted(data.ratio.unique()), ylim=(0, 103))
+    figure.supylabel("image AUROC, percent")
+    legend(figure, axes, names)
+    note(figure, over_seeds(data.cell), "Variants are set apart sideways; grey line: chance.",
+         xlabel="share of the category under test in the mixture")  # fmt: skip
+    return figure

@@ -1,0 +1,12 @@
+"""Per-region overlap over the false-positive rate of pixels, as far as AUPRO counts it."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from reports.figures._curves import curves
+
+
+def draw(data: pd.DataFrame) -> Figure:
+    return curves(data, "pro", ("false-positive rate of pixels, up to AUPRO's limit", "mean per-region overlap"), 0.3)

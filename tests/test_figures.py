@@ -1,0 +1,180 @@
+"""Figures: found by name, legible at the size of a full suite, and the numbers and images in them the right ones."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from reports import costs, figures, tables
+from reports.figures import _style, qualitative
+
+VARIANTS = ["aand", "dskd", "fd", "rd", "snl", "snl_fd"]
+CATEGORIES = [f"category_{i:02}" for i in range(32)]
+
+
+def cells(variants: list[str], categories: list[str], seeds: int = 3) -> pd.DataFrame:
+    about = {"dataset": "d", "subset": "all", "selection": "last", "teacher": "t", "reason": "", "record": ""}
+    rows = [
+        about
+        | {"variant": v, "protocol": p, "category": c, "seed": s, "metric": m, "convention": how}
+        | {"value": 0.95 - 0.02 * variants.index(v) - 0.01 * s - 1e-3 * categories.index(c) - 0.05 * (p[0] == "m")}
+        for v in variants
+        for p in ("one_class", "multi_class")
+        for c in categories
+        for s in range(seeds)
+        for m, how in (("image_auroc", tables.IMAGE_CONVENTION), ("aupro", "pooled"), ("aupro", "rescaled"))
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def text_of(figure: Figure) -> str:
+    return " ".join(text.get_text() for part in figure.legends for text in (*part.get_texts(), part.get_title()))
+
+
+def record(variant: str, protocol: str, split: str, seed: int, **provenance: Any) -> dict[str, Any]:
+    history = [{"epoch": epoch, "seconds": 30.0, "terms": {}, "measured": {}} for epoch in (1, 2)]
+    place = {"variant": variant, "dataset": "d", "protocol": protocol, "split": split, "seed": seed}
+    return place | {"history": history, "provenance": {"device": "cpu", "test_images_per_second": 50.0} | provenance}
+
+
+def test_a_figure_is_found_by_the_name_of_its_file_and_no_other() -> None:
+    with pytest.raises(ValueError, match="no figure 'pie' in reports/figures; there are bars, composites"):
+        figures.draw("pie", pd.DataFrame())
+    with pytest.raises(ValueError, match="no figure '_style'"):
+        figures.draw("_style", pd.DataFrame())
+
+
+def test_eight_variants_differ_without_colour() -> None:
+    looks = _style.looks([f"v{i}" for i in range(8)]).values()
+    for part in ("marker", "dash", "hatch", "colour"):
+        assert len({str(getattr(look, part)) for look in looks}) == 8
+
+
+@pytest.mark.parametrize("name", ["heat_map", "dumbbells", "bars", "seeds"])
+def test_every_text_of_a_full_suites_figure_is_inside_it_and_no_label_lies_on_another(
+    name: str, tmp_path: Path
+) -> None:
+    data = cells(VARIANTS, CATEGORIES)
+    data = data[data.convention != "rescaled"]
+    if name == "dumbbells":
+        rows = tables.aggregate(tables.one_against_multi_class(data), {})
+        rows = rows[rows.metric == "image_auroc"]
+    elif name == "heat_map":
+        rows = tables.aggregate(data, {}).query("protocol == 'one_class'")
+    else:
+        rows = tables.aggregate(data, {}).query("category == 'mean'")
+    figure = figures.draw(name, rows)
+    figures.save(figure, tmp_path / name)
+    assert figure.get_figwidth() <= _style.WIDTH
+    drawn = figure.get_tightbbox()  # inches
+    assert min(drawn.x0, drawn.y0) > -0.01 and drawn.x1 < figure.get_figwidth() + 0.01
+    assert drawn.y1 < figure.get_figheight() + 0.01
+    rows_of_labels = [[label.get_window_extent() for label in axis.get_yticklabels()] for axis in figure.axes]
+    assert not any(one.overlaps(other) for labels in rows_of_labels for one, other in pairwise(labels))
+    small_print = figure.legends[-1].get_window_extent()
+    assert not any(small_print.overlaps(axis.get_window_extent()) for axis in figure.axes)
+
+
+def test_only_the_first_convention_is_drawn_and_named_with_the_number_of_seeds() -> None:
+    rows = tables.aggregate(cells(["fd", "rd"], ["a", "b"]), {}).query("category == 'mean'")
+    figure = figures.draw("bars", rows)
+    assert [axis.get_title() for axis in figure.axes] == ["image AUROC", "AUPRO"]
+    said = " ".join(text_of(figure).split())
+    assert "Mean over 3 seeds" in said and "AUPRO (pooled)" in said and "rescaled" not in said
+
+
+def test_one_seed_is_said_to_have_no_deviation() -> None:
+    rows = tables.aggregate(cells(["fd", "rd"], ["a"], seeds=1), {}).query("category == 'mean'")
+    assert "One seed: no deviation" in text_of(figures.draw("bars", rows))
+
+
+def test_a_point_of_the_seed_figure_is_a_seeds_mean_over_categories() -> None:
+    rows = tables.aggregate(cells(["rd"], ["a", "b"]), {}).query("category == 'mean' and metric == 'image_auroc'")
+    (axis,) = figures.draw("seeds", rows).axes
+    drawn = {tuple(np.round(line.get_xdata(), 3)) for line in axis.get_lines()}
+    assert {(94.95, 93.95, 92.95), (89.95, 88.95, 87.95)} <= drawn
+    assert {(93.95, 93.95), (88.95, 88.95)} <= drawn, "their means"
+
+
+def test_training_costs_the_sum_over_splits_and_all_phases_and_the_mean_over_seeds() -> None:
+    runs = [record("rd", "one_class", split, seed) for split in "ab" for seed in (0, 1)]
+    runs += [
+        record("rd", "multi_class", "all", seed, test_images_per_second=speed) for seed, speed in ((0, 50), (1, 25))
+    ]
+    runs[-1]["amplification"] = {"history": [{"epoch": 1, "seconds": 60.0}]}
+    found = costs.costs(tables.aggregate(cells(["rd"], ["a", "b"], seeds=2), {}), runs)
+    found = found[found.metric == "image_auroc"].set_index("protocol")
+    assert found.training_minutes.to_dict() == pytest.approx({"one_class": 2, "multi_class": 1.5})
+    assert (found.training_minutes_low["multi_class"], found.training_minutes_high["multi_class"]) == (1, 2)
+    assert found.image_milliseconds["multi_class"] == pytest.approx(30)
+    assert "Measured on: cpu" in text_of(figures.draw("costs", found.reset_index()))
+
+
+def test_times_of_different_devices_are_said_not_to_compare() -> None:
+    runs = [record("rd", "one_class", "a", 0), record("fd", "one_class", "a", 0, device="gpu")]
+    found = costs.costs(tables.aggregate(cells(["fd", "rd"], ["a"], seeds=1), {}), runs)
+    said = " ".join(text_of(figures.draw("costs", found)).split())
+    assert "Devices differ, so times do not compare: cpu: rd; gpu: fd" in said
+
+
+def test_the_share_of_normal_images_below_leaves_the_image_itself_out_and_halves_ties() -> None:
+    images = pd.DataFrame({"score": [1, 2, 2, 5, 2], "anomalous": [False, False, False, True, True]})
+    assert qualitative.lower(images).tolist() == [0, 0.75, 0.75, 1, pytest.approx(2 / 3)]
+
+
+def test_the_most_missed_and_most_false_are_chosen_over_all_variants_and_none_is_shown_twice() -> None:
+    below = pd.DataFrame(
+        {"rd": [0.1, 0.2, 0.9, 0.8, 0.5, 0.4], "fd": [0.3, 0.0, 0.6, 1.0, 0.5, 0.6]},
+        index=["p", "q", "m", "n", "r", "s"],
+    )
+    anomalous = pd.Series([True, True, False, False, True, False], index=below.index)
+    rows = qualitative.choose(below, anomalous, random=["q", "r", "s"], extreme=["p", "q", "m", "n"])
+    assert list(rows.items()) == [
+        ("q", "most missed"), ("p", "most missed"), ("n", "most false"), ("m", "most false"),
+        ("r", "random, anomalous"), ("s", "random, normal"),
+    ]  # fmt: skip
+
+
+def test_every_variant_shows_its_own_map_of_the_same_image(tmp_path: Path) -> None:
+    keys = [f"c/test/{'good' if i % 2 else 'dent'}/{i:03}" for i in range(6)]
+    rows = []
+    for place, variant in enumerate(("fd", "rd")):
+        order = keys if variant == "rd" else keys[::-1]  # the files of two variants need not list images alike
+        maps = np.stack([np.full((4, 4), 10 * place + int(key[-3:]), np.float32) for key in order])
+        np.save(tmp_path / f"{variant}.npy", maps)
+        images = [{"key": key, "anomalous": "dent" in key, "score": float(key[-1])} for key in order]
+        pictures = {"keys": order, "images": np.zeros((6, 4, 4, 3), np.uint8), "truth": np.zeros((6, 4, 4), bool)}
+        np.savez(tmp_path / f"{variant}.npz", **pictures)
+        place_of = {"variant": variant, "seed": 0, "details": {"images": images}, "maps": tmp_path / f"{variant}.npy"}
+        rows.append(place_of | {"arrays": tmp_path / f"{variant}.npz", "extremes": tmp_path / f"{variant}.npz"})
+    axes = np.reshape(figures.draw("qualitative", pd.DataFrame(rows)).axes, (-1, 4))
+    assert [axis.get_title() for axis in axes[0]] == ["image", "truth", "fd", "rd"]
+    for row in axes:
+        why, _, number = row[0].get_ylabel().split("\n")
+        assert why.startswith(("most", "random"))
+        assert [float(axis.images[0].get_array()[0, 0]) for axis in row[2:]] == [int(number), 10 + int(number)]
+
+
+def test_curves_show_the_mean_over_seeds_and_their_range() -> None:
+    curve = [{"fpr": [0, 1], "tpr": [0, height]} for height in (0.4, 0.8)]
+    rows = [
+        {"variant": "rd", "category": "a", "seed": s, "details": {"curves": {"roc": c}}} for s, c in enumerate(curve)
+    ]
+    (axis,) = figures.draw("roc", pd.DataFrame(rows)).axes
+    assert axis.get_lines()[0].get_ydata()[-1] == pytest.approx(0.6)
+    band = axis.collections[0].get_paths()[0].vertices
+    assert {0.4, 0.8} <= set(np.round(band[np.isclose(band[:, 0], 1), 1], 6))
+    assert to_rgb(axis.collections[0].get_facecolor()[0][:3]) == to_rgb(axis.get_lines()[0].get_color())
+
+
+def test_no_stored_curve_is_said() -> None:
+    rows = [{"variant": "rd", "category": "a", "seed": 0, "details": {"curves": {}}}]
+    with pytest.raises(ValueError, match="no category has a stored sPRO curve"):
+        figures.draw("spro", pd.DataFrame(rows))
