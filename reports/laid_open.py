@@ -38,17 +38,23 @@ def selections(course: pd.DataFrame) -> pd.DataFrame:
         chosen["oracle"] = runs.loc[quality.groupby(["split", "seed"]).idxmax()]
         by_seed = {name: epochs.groupby("seed").mean() for name, epochs in chosen.items()}
         by_seed["oracle's gain"] = by_seed["oracle"] - by_seed["last"]
+        dataset, protocol, variant = keys
+        folder = f"results/predictions/{variant}-{dataset}-{protocol}"
+        names = runs.index.droplevel("epoch").unique()
+        records = tuple(f"{folder}/{split}-seed{seed}/record.json" for split, seed in names)
         for metric in [name for name in runs.columns if name != "validation"]:
             convention = IMAGE_CONVENTION if str(metric).startswith("image_") else "mask>0, size of the maps"
             place = dict(zip(PLACE, map(str, keys), strict=True)) | {"metric": metric, "convention": convention}
             place |= {"selection": "", "teacher": ""}
-            found += [{**place, "quantity": name, "cell": _cell(values[metric])} for name, values in by_seed.items()]
+            found += [
+                {**place, "quantity": name, "cell": _cell(values[metric], records)} for name, values in by_seed.items()
+            ]
     return pd.DataFrame(found, columns=COLUMNS)
 
 
-def _cell(by_seed: pd.Series) -> Cell:
+def _cell(by_seed: pd.Series, records: tuple[str, ...]) -> Cell:
     values = {int(str(seed)): float(value) for seed, value in by_seed.dropna().items()}
-    return Cell(float(by_seed.mean()), float(by_seed.std(ddof=1)), values, "", ())
+    return Cell(float(by_seed.mean()), float(by_seed.std(ddof=1)), values, "", records)
 
 
 def conventions(cells: pd.DataFrame) -> pd.DataFrame:
