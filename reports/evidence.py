@@ -28,6 +28,7 @@ POINTS = 48  # of a ROC or PRO curve, at most
 LOG = 4000  # characters of a log's end, at most
 TILE = 96  # pixels, the side of an example image; of a map it is
 MAP_TILE = 72  # for a map is smooth, and there are many
+MEASURE = ["metric", "convention", "subset", "selection"]  # what a value in the scores of a cell is
 APART = ("schema", "categories", "interference", "history", "folder", "log")  # told otherwise, or lists of keys
 
 
@@ -45,20 +46,20 @@ def packs(
     groups: dict[str, dict[str, Any]] = {}
     examples: dict[str, dict[str, Any]] = {}
     for record in records:
-        group = _group(groups, record)
+        group = _group(groups, record["variant"], record["dataset"], record["protocol"])
         group["runs"].append(_run(record))
         for category in record.get("categories", ()):
             _cell(group, category)
-    for _, rows in scores.groupby(["variant", "dataset", "protocol"], sort=False):
-        group = _group(groups, rows.iloc[0])
-        names = list(dict.fromkeys(rows[["metric", "convention", "subset", "selection"]].itertuples(index=False)))
-        group["metrics"] = [[METRICS.get(name.metric, name.metric), *name[1:]] for name in names]
-        values = rows.set_index(["category", "seed", "metric", "convention", "subset", "selection"])
-        shown = values.value.round(5).astype(object).where(values.value.notna(), values.reason).to_dict()
-        for category, seed in rows[["category", "seed"]].drop_duplicates().itertuples(index=False):
-            _cell(group, category)["scores"][seed] = [shown.get((category, seed, *name)) for name in names]
+    for names, rows in scores.groupby(["variant", "dataset", "protocol"], sort=False):
+        group = _group(groups, *map(str, names))
+        measures = list(rows[MEASURE].drop_duplicates().itertuples(index=False, name=None))
+        group["metrics"] = [[METRICS.get(metric, metric), *how] for metric, *how in measures]
+        value = rows.value.round(5).astype(object).where(rows.value.notna(), rows.reason)
+        known = dict(zip(rows[["category", "seed", *MEASURE]].itertuples(index=False, name=None), value, strict=True))
+        for category, seed in rows[["category", "seed"]].drop_duplicates().itertuples(index=False, name=None):
+            _cell(group, category)["scores"][int(seed)] = [known.get((category, seed, *of)) for of in measures]
     for row in details.to_dict("records"):
-        cell = _cell(_group(groups, row), row["category"])
+        cell = _cell(_group(groups, row["variant"], row["dataset"], row["protocol"]), row["category"])
         cell["curves"][row["seed"]] = {
             name: _thinned(curve) for name, curve in row["details"].get("curves", {}).items()
         }
@@ -71,8 +72,8 @@ def packs(
     return {name: _packed(content) for name, content in (groups | examples).items()}
 
 
-def _group(groups: dict[str, dict[str, Any]], of: Mapping[str, Any] | pd.Series) -> dict[str, Any]:
-    names = {name: str(of[name]) for name in ("variant", "dataset", "protocol")}
+def _group(groups: dict[str, dict[str, Any]], variant: str, dataset: str, protocol: str) -> dict[str, Any]:
+    names = {"variant": variant, "dataset": dataset, "protocol": protocol}
     return groups.setdefault("-".join(names.values()), {**names, "runs": [], "metrics": [], "categories": {}})
 
 

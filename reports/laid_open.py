@@ -40,7 +40,7 @@ def selections(course: pd.DataFrame) -> pd.DataFrame:
         by_seed["oracle's gain"] = by_seed["oracle"] - by_seed["last"]
         dataset, protocol, variant = keys
         folder = f"results/predictions/{variant}-{dataset}-{protocol}"
-        names = runs.index.droplevel("epoch").unique()
+        names = dict.fromkeys(zip(rows.split, rows.seed, strict=True))
         records = tuple(f"{folder}/{split}-seed{seed}/record.json" for split, seed in names)
         for metric in [name for name in runs.columns if name != "validation"]:
             convention = IMAGE_CONVENTION if str(metric).startswith("image_") else "mask>0, size of the maps"

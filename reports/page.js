@@ -119,8 +119,8 @@ function categoryTable(group) {
 // Curves
 
 /** A chart of `lines`, each { name, key, dash, x, y }; lines of one key share a colour and an entry of the legend. */
-function chart(heading, lines, { label, log = false, diagonal = false, across, up }) {
-  const [left, top, width, height] = [46, 8, 246, 160];
+function chart(heading, lines, { label, upward, log = false, diagonal = false, across, up }) {
+  const [left, top, width, height] = [62, 8, 240, 160];
   const flat = axis => lines.flatMap(line => line[axis]);
   const scaled = log ? lines.map(line => ({ ...line, y: line.y.map(Math.log10) })) : lines;
   const ys = scaled.flatMap(line => line.y);
@@ -130,12 +130,14 @@ function chart(heading, lines, { label, log = false, diagonal = false, across, u
   const path = line => "M" + line.x.map((x, i) => `${px(x).toFixed(1)} ${py(line.y[i]).toFixed(1)}`).join("L");
   const write = value => String(Number(value.toPrecision(2)));
   const ticks = (low, high) => [low, (low + high) / 2, high];
-  const drawing = make("svg", { viewBox: "0 0 300 208", role: "img", "aria-label": `${heading}: ${label}` },
+  const steps = log ? [...new Set(ticks(x0, x1).map(Math.round))] : ticks(x0, x1);  // epochs are whole
+  const drawing = make("svg", { viewBox: "0 0 310 208", role: "img", "aria-label": `${heading}: ${upward} against ${label}` },
     make("path", { class: "axis", d: `M${left} ${top}V${top + height}H${left + width}` }),
     diagonal ? make("path", { class: "guide", d: `M${left} ${top + height}L${left + width} ${top}` }) : null,
-    ticks(x0, x1).map((x, i) => make("text", { x: px(x), y: top + height + 15, "text-anchor": ["start", "middle", "end"][i] }, write(x))),
+    steps.map((x, i) => make("text", { x: px(x), y: top + height + 15, "text-anchor": i === 0 ? "start" : x === x1 ? "end" : "middle" }, String(+x.toFixed(2)))),
     ticks(y0, y1).map(y => make("text", { x: left - 6, y: py(y) + 4, "text-anchor": "end" }, write(log ? 10 ** y : y))),
     make("text", { x: left + width / 2, y: 204, "text-anchor": "middle" }, label),
+    make("text", { transform: `translate(11 ${top + height / 2}) rotate(-90)`, "text-anchor": "middle" }, upward),
     scaled.map(line => make("path", { class: `line k${line.key % 8}`, "stroke-dasharray": DASHES[line.dash % DASHES.length], d: path(line) })));
   const legend = lines.filter((line, i) => line.name && lines.findIndex(other => other.name === line.name) === i);
   return make("figure", {}, make("h4", {}, heading), drawing, make("ul", {}, legend.map(line => make("li", {},
@@ -143,11 +145,11 @@ function chart(heading, lines, { label, log = false, diagonal = false, across, u
     make("span", {}, line.name)))));
 }
 
-function curves(cell, kind, heading, label) {
+function curves(cell, kind, heading, label, upward) {
   const lines = Object.entries(cell.curves).filter(([, found]) => found[kind]).map(([seed, found], i) => ({
     name: `seed ${seed}`, key: i, dash: i, x: found[kind][0].map(v => v / 1000), y: found[kind][1].map(v => v / 1000) }));
   const reach = Math.max(...lines.flatMap(line => line.x));
-  return lines.length ? chart(heading, lines, { label, across: [0, reach], up: [0, 1], diagonal: kind === "roc" }) : null;
+  return lines.length ? chart(heading, lines, { label, upward, across: [0, reach], up: [0, 1], diagonal: kind === "roc" }) : null;
 }
 
 /** Loss by epoch: a chart for each stage of the training, a colour for each term, a line for each seed. */
@@ -161,7 +163,7 @@ function losses(runs) {
       const kept = epochs.map((epoch, i) => [epoch, values[i]]).filter(([, value]) => value > 0);
       return { name: stage ? term.slice(stage.length + 2) : term, key, dash: key, x: kept.map(pair => pair[0]), y: kept.map(pair => pair[1]) };
     })).filter(line => line.x.length);
-    return lines.length ? chart(stage ? `Loss: ${stage}` : "Loss", lines, { label: "epoch", log: true }) : null;
+    return lines.length ? chart(stage ? `Loss: ${stage}` : "Loss", lines, { label: "epoch", upward: "weighted loss term", log: true }) : null;
   });
 }
 
@@ -242,13 +244,13 @@ async function contents(group, category) {
   const cell = group.categories[category];
   if (!cell) return [make("p", {}, "Nothing is stored of this category.")];
   const runs = group.runs.filter(run => run.categories.includes(category));
-  const charts = [curves(cell, "roc", "ROC over images", "false positive rate"),
-    curves(cell, "pro", "PRO over pixels", "false positive rate"), ...losses(runs)].filter(Boolean);
+  const charts = [curves(cell, "roc", "ROC", "false positive rate of images", "true positive rate"),
+    curves(cell, "pro", "PRO", "false positive rate of pixels", "per-region overlap"), ...losses(runs)].filter(Boolean);
   return [
     Object.keys(cell.scores).length ? scoreTable(group, cell) : null,
     ...(charts.length ? [make("h3", {}, "Curves"), make("div", { class: "charts" }, charts)] : []),
     ...(Object.keys(cell.maps).length ? [make("h3", {}, "Anomaly maps"),
-      make("p", { class: "soft" }, "Test images that no score has chosen, their truth, and the maps of each seed, all on one scale, with the image score."),
+      make("p", { class: "soft" }, "Test images that no score has chosen; below them the truth, then each seed's maps, on a scale of their own, with the image scores."),
       make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Anomaly maps" }, make("div", { class: "strip" }, await maps(group, cell)))] : []),
     ...(runs.length ? evidence(runs) : [make("p", {}, "No record of its run is there.")])];
 }

@@ -87,7 +87,9 @@ def render(
         methods={record["variant"]: record for record in records},
         groups=_groups(records),
         records=records,
-        facts={name: sorted({record[name] for record in records}) for name in ("dataset", "protocol", "seed")},
+        datasets=_names(records, "dataset"),
+        protocols=_names(records, "protocol"),
+        seeds=_names(records, "seed"),
         commits=sorted({_commit(record) for record in records}),
         problems=problems,
     )
@@ -105,8 +107,17 @@ def _by(shown: Sequence[Table | Picture], key: str, then: Callable[[list[Table |
 
     names = list(dict.fromkeys(map(value, shown)))
     if key != "kind":
-        names.sort(key=lambda name: (name == "", PROTOCOLS.index(name) if name in PROTOCOLS else 0, name))
+        names.sort(key=lambda name: (name == "", _place(name)))
     return {name: then([item for item in shown if value(item) == name]) for name in names}
+
+
+def _names(records: Sequence[Mapping[str, Any]], field: str) -> list[Any]:
+    return sorted({record[field] for record in records}, key=_place)
+
+
+def _place(name: Any) -> tuple[int, Any]:
+    """What protocols are sorted by: one_class comes first; everything else by itself."""
+    return (PROTOCOLS.index(name) if name in PROTOCOLS else 0, name)
 
 
 def _groups(records: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
