@@ -198,15 +198,24 @@ def pretrain(teacher: str) -> None:
 
 
 @app.command()
-def score(variant: str, dataset: str, protocol: str) -> None:
-    """Score the stored predictions of one group; writes results/scores and results/details."""
+def score(variant: str, dataset: str, protocol: str, split: SplitOption = None, seed: SeedOption = None) -> None:
+    """Score the stored predictions of one group; writes results/scores and results/details.
+
+    With --split or --seed, the tidy rows of the chosen runs alone are printed, and nothing is written.
+    """
     from benchmarks import score as scoring
 
-    runs, _ = _select(_planned(PLAN), variant=variant, dataset=dataset, protocol=protocol)
+    chosen = {"variant": variant, "dataset": dataset, "protocol": protocol, "split": split, "seed": seed}
+    alone = split is not None or seed is not None
+    runs, _ = _select(_expand() if alone else _planned(PLAN), **chosen)
     unfinished = [entry.name for entry in runs if store.status(entry).state is not State.DONE]
     if unfinished:
         raise InputError(f"{len(unfinished)} runs are not finished, such as {unfinished[0]}: `proctor run` first.")
-    scoring.score_group(f"{variant}-{dataset}-{protocol}", runs, parameters.load().conventions)
+    conventions = parameters.load().conventions
+    if alone:
+        sys.stdout.write(scoring.score_runs(runs, conventions).to_csv(index=False))
+    else:
+        scoring.score_group(f"{variant}-{dataset}-{protocol}", runs, conventions)
 
 
 @app.command()
@@ -363,10 +372,8 @@ def _explain(entry: Run | None) -> None:
 
 
 def _print_failure(entry: Run) -> None:
-    from benchmarks.launch import log_tail
-
     typer.secho(f"failed {entry.name}: {store.status(entry).reason}", err=True, fg="red")
-    typer.echo(log_tail(entry), err=True)
+    typer.echo(store.log_tail(entry), err=True)
 
 
 def main() -> None:

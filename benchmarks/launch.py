@@ -136,15 +136,6 @@ def _dvc() -> psutil.Process | None:
     return next((process for process in parents if any("dvc" in word for word in process.cmdline()[:3])), None)
 
 
-def log_tail(run: Run, lines: int = 15) -> str:
-    """Where a run's log lies, and its last lines."""
-    logs = sorted(store.log_dir(run).glob("*_log.*"), key=lambda path: path.stat().st_mtime)
-    if not logs:
-        return ""
-    text = "\n".join(line for path in logs[-2:] for line in path.read_text(errors="replace").splitlines()[-lines:])
-    return f"log: {logs[-1].parent}\n{text}"
-
-
 def _say_end(run: Run, error: object, console: Console) -> None:
     state = store.status(run)
     mark = "[green]done[/]" if error is None and state.state is State.DONE else "[red]failed[/]"

@@ -50,9 +50,7 @@ def score_group(group: str, runs: Sequence[Run], conventions: Sequence[str]) -> 
     Raises:
         InputError: a convention is unknown, or an image that was predicted is no longer in the data set.
     """
-    for name in conventions:
-        if name not in CONVENTIONS:
-            raise InputError(f"params.yaml: there is no convention {name!r}; it may be {', '.join(CONVENTIONS)}.")
+    known = _conventions(conventions)
     shutil.rmtree(details.folder(group), ignore_errors=True)
     details.folder(group).mkdir(parents=True)
     rows: list[dict[str, Any]] = []
@@ -63,7 +61,7 @@ def score_group(group: str, runs: Sequence[Run], conventions: Sequence[str]) -> 
         dataset = datasets.load(runs[0].dataset, runs[0].root, runs[0].categories)
         items = _items(dataset, category, of_category[0].keys)
         truths = [dataset.truth(item) for item in items]
-        rows += _rows(truths, of_category, [CONVENTIONS[name] for name in conventions])
+        rows += _rows(truths, of_category, known)
         for cell in of_category:
             details.write(details.folder(group), cell.about, items, truths, cell.scores, cell.maps)
         if settings := runs[0].interference:
@@ -74,6 +72,29 @@ def score_group(group: str, runs: Sequence[Run], conventions: Sequence[str]) -> 
                 details.write_composites(details.folder(group), cell.about, dataset, drawn, cell.maps)
     _write("scores", group, rows, COLUMNS)
     _write("interference", group, probe_rows, PROBE_COLUMNS)
+
+
+def score_runs(runs: Sequence[Run], conventions: Sequence[str]) -> pd.DataFrame:
+    """The tidy rows of some runs, which are written nowhere: to look at one cell alone.
+
+    Raises:
+        InputError: as `score_group`.
+    """
+    known = _conventions(conventions)
+    rows: list[dict[str, Any]] = []
+    for run in runs:
+        dataset = datasets.load(run.dataset, run.root, run.categories)
+        for cell in _cells(run):
+            truths = [dataset.truth(item) for item in _items(dataset, cell.about["category"], cell.keys)]
+            rows += _rows(truths, [cell], known)
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _conventions(names: Sequence[str]) -> list[Convention]:
+    for name in names:
+        if name not in CONVENTIONS:
+            raise InputError(f"params.yaml: there is no convention {name!r}; it may be {', '.join(CONVENTIONS)}.")
+    return [CONVENTIONS[name] for name in names]
 
 
 def _write(folder: str, group: str, rows: list[dict[str, Any]], columns: list[str]) -> None:

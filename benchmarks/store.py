@@ -146,6 +146,8 @@ def collect(run: Run) -> None:
     finished, target = scratch_dir(run) / "result", result_dir(run)
     if not finished.exists():
         return
+    if tail := log_tail(run):
+        (finished / "log.txt").write_text(tail + "\n")  # the log itself goes with the scratch folder
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(target, ignore_errors=True)
     shutil.move(finished, target)
@@ -237,6 +239,15 @@ def log_dir(run: Run) -> Path:
     """Where the output of a run's last process lies."""
     job = read_report(run).get("job")
     return RESULTS / "scratch" / "slurm" / job if job else scratch_dir(run) / "log"
+
+
+def log_tail(run: Run, lines: int = 15) -> str:
+    """Where a run's log lies, and its last lines."""
+    logs = sorted(log_dir(run).glob("*_log.*"), key=lambda path: path.stat().st_mtime)
+    if not logs:
+        return ""
+    text = "\n".join(line for path in logs[-2:] for line in path.read_text(errors="replace").splitlines()[-lines:])
+    return f"log: {logs[-1].parent}\n{text}"
 
 
 def touched_at(run: Run) -> float:

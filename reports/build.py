@@ -5,6 +5,7 @@ Bad input never stops a report: each problem becomes one sentence in the log and
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import shutil
@@ -18,7 +19,20 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from reports import costs, figures, laid_open, latex, ledger, lint, page, papers, published, statistics, tables
+from reports import (
+    costs,
+    evidence,
+    figures,
+    laid_open,
+    latex,
+    ledger,
+    lint,
+    page,
+    papers,
+    published,
+    statistics,
+    tables,
+)
 
 SCHEMA = 1  # of record.json, see results/README.md
 SPECS = Path(__file__).parent / "specs"
@@ -139,11 +153,12 @@ def build(
         except Exception as error:  # a spec is a plug-in: whatever fails in it must not cost the other specs' output
             log.debug("spec %s", name, exc_info=True)
             problems.append(f"{specs.name}/{name}.yaml: nothing drawn: {_say(error)}.")
+    packs = evidence.packs(records, scores, details, problems)
     for problem in problems:
         log.warning(problem)
     out.mkdir(parents=True, exist_ok=True)
     index = out / "index.html"
-    index.write_text(page.render(shown, records, problems), encoding="utf-8")
+    index.write_text(page.render(shown, records, packs, problems), encoding="utf-8")
     return index
 
 
@@ -159,11 +174,13 @@ def _figures(
     name: str, spec: Mapping[str, Any], data: pd.DataFrame, out: Path, problems: list[str]
 ) -> list[page.Picture]:
     drawn = []
+    says = (inspect.getdoc(getattr(figures, spec["figure"], None)) or "").partition("\n\n")[0]
     for place, part in tables.each(tables.chosen(data, spec)[0], spec["each"]):
         title = tables.headline(spec, place)
         try:
             stem = out / tables.slug(name, *place.values())
-            drawn.append(page.Picture(name, title, place, figures.save(figures.draw(spec["figure"], part), stem)))
+            paths = figures.save(figures.draw(spec["figure"], part), stem)
+            drawn.append(page.Picture(name, title, says, place, paths))
         except Exception as error:  # one figure that cannot be drawn must not cost the others
             log.debug("figure %s", title, exc_info=True)
             problems.append(f"figure '{title}' ({name}): {_say(error)}.")
@@ -218,7 +235,7 @@ def read_scores(results: Path, problems: list[str], folder: str = "scores") -> p
 
 
 def read_records(results: Path, problems: list[str]) -> list[dict[str, Any]]:
-    """Every `record.json` of this schema, with its folder, relative to `results`, added as `folder`."""
+    """Every `record.json` of this schema, with its folder below `predictions` added as `folder`, its log as `log`."""
     records = []
     needed = ("variant", "method", "dataset", "protocol", "split", "seed")
     for path in sorted((results / "predictions").glob("*/*/record.json")):
@@ -232,7 +249,9 @@ def read_records(results: Path, problems: list[str]) -> list[dict[str, Any]]:
         except (ValueError, AttributeError, OSError) as error:
             problems.append(f"{name} was left out: {_say(error)}. Run it again with `proctor run`.")
             continue
-        records.append({**record, "folder": path.parent.relative_to(results / "predictions").as_posix()})
+        folder, kept = path.parent.relative_to(results / "predictions").as_posix(), path.with_name("log.txt")
+        text = kept.read_text(encoding="utf-8", errors="replace") if kept.exists() else ""
+        records.append({**record, "folder": folder, "log": text})
     if not records:
         problems.append(f"There are no finished runs in {results.name}/predictions. Run `dvc repro` first.")
     return records

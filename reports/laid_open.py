@@ -48,19 +48,23 @@ def selections(course: pd.DataFrame) -> pd.DataFrame:
         chosen["oracle (diagnostic)"] = runs.loc[quality.groupby(["split", "seed"]).idxmax()]
         by_seed = {name: epochs.groupby("seed").mean() for name, epochs in chosen.items()}
         by_seed["oracle's gain"] = by_seed["oracle (diagnostic)"] - by_seed["last"]
+        dataset, protocol, variant = keys
+        folder = f"results/predictions/{variant}-{dataset}-{protocol}"
+        names = dict.fromkeys(zip(rows.split, rows.seed, strict=True))
+        records = tuple(f"{folder}/{split}-seed{seed}/record.json" for split, seed in names)
         for metric in map(str, runs.columns.drop("validation", errors="ignore")):
             place = dict(zip(PLACE, map(str, keys), strict=True)) | {"metric": metric, "selection": "", "teacher": ""}
             place["convention"] = IMAGE_CONVENTION if metric.startswith("image_") else MAP_CONVENTION
             place["convention"] = f"pooled, FPR<=0.3, {MAP_CONVENTION}" if metric == "aupro" else place["convention"]
             for name in QUANTITIES:
-                cell = _cell(by_seed[name][metric]) if name in by_seed else NOT_HELD_OUT
+                cell = _cell(by_seed[name][metric], records) if name in by_seed else NOT_HELD_OUT
                 found.append({**place, "quantity": name, "cell": cell})
     return pd.DataFrame(found, columns=COLUMNS)
 
 
-def _cell(by_seed: pd.Series) -> Cell:
+def _cell(by_seed: pd.Series, records: tuple[str, ...]) -> Cell:
     values = {int(str(seed)): float(value) for seed, value in by_seed.dropna().items()}
-    return Cell(float(by_seed.mean()), float(by_seed.std(ddof=1)), values, "", ())
+    return Cell(float(by_seed.mean()), float(by_seed.std(ddof=1)), values, "", records)
 
 
 def conventions(cells: pd.DataFrame) -> pd.DataFrame:

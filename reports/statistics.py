@@ -131,6 +131,7 @@ def comparisons(cells: pd.DataFrame, samples: Samples) -> pd.DataFrame:
         means = over_categories(block)
         pairs = list(combinations(sorted(means.columns), 2)) if len(means) else []
         variant = dict(zip(labels(block[IDENTITY["variant"]]), block.variant, strict=True))
+        records = _records(block)
         p = [wilcoxon(means[one], means[other]) for one, other in pairs]
         for (one, other), alone, adjusted in zip(pairs, p, holm(p), strict=True):
             away = float((means[one] - means[other]).mean())
@@ -144,8 +145,9 @@ def comparisons(cells: pd.DataFrame, samples: Samples) -> pd.DataFrame:
                 "p, Wilcoxon": _p(alone),
                 "p, Wilcoxon and Holm": _p(adjusted),
             }
-            found += [{**place, "category": MEAN, "entry": f"{one} - {other}", "quantity": quantity, "cell": value}
-                      for quantity, value in cell.items()]  # fmt: skip
+            behind = records[one] + records[other]
+            found += [{**place, "category": MEAN, "entry": f"{one} - {other}", "quantity": quantity,
+                       "cell": replace(value, records=behind)} for quantity, value in cell.items()]  # fmt: skip
     return pd.DataFrame(found, columns=COLUMNS)
 
 
@@ -158,6 +160,12 @@ def _paired(samples: Samples, place: dict[str, str], categories: list[str], *pai
         return np.empty(0)
     one, other = (np.mean([samples[key] for key in of_variant], 0) for of_variant in keys)
     return np.asarray(one - other)
+
+
+def _records(block: pd.DataFrame) -> dict[str, tuple[str, ...]]:
+    """The records behind each variant's mean, by its label."""
+    named = zip(labels(block[IDENTITY["variant"]]), block.category, block.cell, strict=True)
+    return {name: cell.records for name, category, cell in named if category == MEAN}
 
 
 def _p(value: float) -> Cell:
@@ -181,6 +189,7 @@ def ranks(cells: pd.DataFrame) -> pd.DataFrame:
         low, high = np.asarray(interval.confidence_interval)  # each (variants,)
         pairs = list(combinations(means.columns, 2))
         p = holm([wilcoxon(means[one], means[other]) for one, other in pairs])
+        records = _records(block)
         apart = {frozenset(pair) for pair, value in zip(pairs, p, strict=True) if value < LEVEL}
         for at in np.argsort(rank.mean(0), kind="stable"):
             name = str(means.columns[at])
@@ -191,6 +200,6 @@ def ranks(cells: pd.DataFrame) -> pd.DataFrame:
                 "95% interval": spoken(f"{low[at]:.2f} to {high[at]:.2f}"),
                 "categories": spoken(str(len(means))),
             }
-            found += [{**place, **about, "variant": name, "entry": name, "quantity": quantity, "cell": value}
-                      for quantity, value in cell.items()]  # fmt: skip
+            found += [{**place, **about, "variant": name, "entry": name, "quantity": quantity,
+                       "cell": replace(value, records=records[name])} for quantity, value in cell.items()]  # fmt: skip
     return pd.DataFrame(found, columns=[*COLUMNS, "rank", "low", "high", "alike"])

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
-from pathlib import PurePosixPath
 from typing import Any
 
 import pandas as pd
@@ -70,6 +69,7 @@ class Cell:
     records: tuple[str, ...]  # paths of the records behind it
     word: str = ""  # printed in place of a number that no seed gave, such as a verdict
     bold: bool = False  # significantly better than every other variant: see `statistics.mark`
+    category: str = MEAN  # which of the categories in its records it is about
 
     @property
     def text(self) -> str:
@@ -79,13 +79,6 @@ class Cell:
         if not self.values:
             return "\N{EN DASH}"
         return f"{100 * self.mean:.1f}" + (f" ± {100 * self.std:.1f}" if len(self.values) > 1 else "")
-
-    @property
-    def anchor(self) -> str:
-        """Where the page shows the records: their split, or, if there are several, their group; "" without records."""
-        folders = [PurePosixPath(record).parent for record in self.records]
-        splits = {f"{folder.parent.name}-{folder.name.rsplit('-seed', 1)[0]}" for folder in folders}
-        return splits.pop() if len(splits) == 1 else folders[0].parent.name if folders else ""
 
 
 @dataclass(frozen=True)
@@ -151,6 +144,7 @@ def one_against_multi_class(scores: pd.DataFrame) -> pd.DataFrame:
         for pair in zip(both.reason_one, both.reason, strict=True)
     ]
     both["protocol"] = DIFFERENCE
+    both["record"] = both.record_one + "\n" + both.record  # a difference rests on two
     kept = scores[scores.dataset.isin(both.dataset) & scores.protocol.isin(PROTOCOLS)]
     return pd.concat([kept, both[scores.columns]], ignore_index=True) if len(both) else scores[:0]
 
@@ -185,13 +179,15 @@ def aggregate(scores: pd.DataFrame, plan: Plan) -> pd.DataFrame:
             }
             for category in categories:
                 why = {seed: reason.get((category, seed), UNFINISHED) for seed in seeds}
-                records = tuple(rows.record[rows.category == category])
-                found.append({**place, "category": category, "cell": _cell(grid.loc[category], why, records)})
+                cell = replace(
+                    _cell(grid.loc[category], why, rows.record[rows.category == category]), category=category
+                )
+                found.append({**place, "category": category, "cell": cell})
             lacking = {seed: ", ".join(c for c in defined if pd.isna(grid.loc[c, seed])) for seed in seeds}
             why = {
                 seed: f"no value for {names}" if names else "no category has a value" for seed, names in lacking.items()
             }
-            mean = _cell(grid.loc[defined].mean(skipna=False), why, tuple(rows.record))
+            mean = _cell(grid.loc[defined].mean(skipna=False), why, rows.record)
             if undefined and mean.values:
                 limits = f"{', '.join(undefined)} left out, which has no value for any variant"
                 mean = replace(mean, note="; ".join(filter(None, [limits, mean.note])))
@@ -204,7 +200,7 @@ def aggregate(scores: pd.DataFrame, plan: Plan) -> pd.DataFrame:
     return pd.DataFrame(found, columns=[*BLOCK, *IDENTITY["variant"], "category", "cell"])
 
 
-def _cell(by_seed: pd.Series, why: Mapping[int, str], records: tuple[str, ...]) -> Cell:
+def _cell(by_seed: pd.Series, why: Mapping[int, str], records: pd.Series) -> Cell:
     values = {int(str(seed)): float(value) for seed, value in by_seed.items() if not pd.isna(value)}
     missing = {seed: reason for seed, reason in why.items() if seed not in values}
     if len(set(missing.values())) == 1 and not values:
@@ -214,7 +210,7 @@ def _cell(by_seed: pd.Series, why: Mapping[int, str], records: tuple[str, ...]) 
     if values and missing:
         note = f"{len(values)} of {len(why)} seeds; {note}"
     sample = pd.Series(values, dtype=float)
-    return Cell(float(sample.mean()), float(sample.std(ddof=1)), values, note, records)
+    return Cell(float(sample.mean()), float(sample.std(ddof=1)), values, note, tuple("\n".join(records).split("\n")))
 
 
 def chosen(data: pd.DataFrame, spec: Mapping[str, Any]) -> tuple[pd.DataFrame, list[str]]:

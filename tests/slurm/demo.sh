@@ -86,8 +86,9 @@ END
 
 say "Comparison with the undisturbed run"
 cd "$WORK"
-same() { diff -r "$@" >/dev/null && echo "identical: $3" || { echo "DIFFERENT: $3"; exit 1; }; }
-for folder in scores plots metrics.json; do same quiet/results/$folder disturbed/results/$folder results/$folder; done
+for name in scores plots metrics.json; do
+    diff -rq quiet/results/$name disturbed/results/$name && echo "identical: results/$name"
+done
 for file in quiet/results/predictions/*/*/*.npy; do
     cmp "$file" "${file/quiet/disturbed}" || exit 1
 done && echo "identical: $(ls quiet/results/predictions/*/*/*.npy | wc -l) files of predictions"
