@@ -204,7 +204,7 @@ def _read_maps(
             maps = np.empty((0 if incomplete else len(entries), *size), np.float32)
         if not np.isfinite(entry.score):
             faults.append(Fault(entry.image, seed, "its score is not finite"))
-        if not (np.abs(one) < MAX_VALUE).all():  # False for NaN
+        if not (np.abs(one, dtype=np.float32) < MAX_VALUE).all():  # False for NaN
             faults.append(Fault(entry.image, seed, f"its map is not finite, or beyond {MAX_VALUE:g}"))
         if one.shape != size:
             shapes = f"{one.shape[0]}x{one.shape[1]}, the category's first map has {size[0]}x{size[1]}"
