@@ -11,7 +11,7 @@ import hashlib
 import io
 import os
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date
 from importlib.metadata import version
 from itertools import pairwise
@@ -26,6 +26,7 @@ from methods.base import InputError
 
 FORMAT = "leaderboard/bundle-format.md"
 MANIFEST = "manifest.json"
+LEVEL = 1  # of compression: the highest saves 1 % more of float32 maps
 
 # What a reader accepts, so that a hostile bundle costs little. An honest one stays far below.
 MAX_MANIFEST_BYTES = 32 << 20
@@ -207,34 +208,53 @@ def write(
     records = [record for record, _ in loaded]
     _refuse_mixed(folders, records)
     maps = [
-        (_entry(record["seed"], key, float(score), one), one)
+        (describe(record["seed"], key, float(score), one), one)
         for record, predictions in loaded
         for keys, scores, of_category in predictions.values()
         for key, score, one in zip(keys, scores, of_category, strict=True)
     ]
     maps.sort(key=lambda pair: pair[0].place)
-    files = [(_weights(path), path) for path in sorted(weights, key=lambda path: path.name)]
+    weights = sorted(weights, key=lambda path: path.name)
     claims = _claims(folders[0].parent.name, records)
-    manifest = _manifest(about, records, claims, [entry for entry, _ in maps], [entry for entry, _ in files])
+    manifest = _manifest(about, records, claims, [entry for entry, _ in maps], [_weights(path) for path in weights])
+    return manifest, pack(target, manifest, [one for _, one in maps], weights)
+
+
+def describe(seed: int, key: str, score: float, one: np.ndarray) -> Map:
+    """The manifest's entry of a map (h, w).
+
+    Raises:
+        InputError: the image's key has characters that a bundle does not take.
+    """
+    content = _npy(one)
+    digest = hashlib.sha256(content).hexdigest()
+    try:
+        return Map(image=key, seed=seed, score=score, bytes=len(content), sha256=digest)
+    except ValidationError as error:
+        raise InputError(f"{key}: cannot be named in a bundle: {complaint(error)}. Rename the image.") from None
+
+
+def pack(target: Path, manifest: Manifest, maps: Iterable[np.ndarray], weights: Sequence[Path] = ()) -> str:
+    """Write a bundle, whole or not at all; returns its SHA-256. `maps` and `weights` are in the manifest's order."""
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         with (
             partial.open("wb") as file,
-            gzip.GzipFile("", "wb", 6, file, mtime=0) as packed,
+            gzip.GzipFile("", "wb", LEVEL, file, mtime=0) as packed,
             tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar,
         ):
             _add(tar, MANIFEST, manifest.model_dump_json(indent=1, by_alias=True).encode() + b"\n")
-            for entry, one in maps:
+            for entry, one in zip(manifest.maps, maps, strict=True):
                 _add(tar, entry.member, _npy(one))
-            for entry_of_weights, path in files:
-                _add(tar, entry_of_weights.member, path.read_bytes())
+            for of_weights, path in zip(manifest.weights, weights, strict=True):
+                _add(tar, of_weights.member, path.read_bytes())
         digest = sha256(partial)
         partial.replace(target)
     except OSError as error:
         raise InputError(f"{target}: cannot be written ({error}). Choose another place, or make room.") from None
     finally:
         partial.unlink(missing_ok=True)
-    return manifest, digest
+    return digest
 
 
 def record(
@@ -367,15 +387,6 @@ def _manifest(
         )
     except ValidationError as error:
         raise InputError(f"A bundle cannot say this: {complaint(error)}. {FORMAT} has the alphabets.") from None
-
-
-def _entry(seed: int, key: str, score: float, one: np.ndarray) -> Map:
-    content = _npy(one)
-    digest = hashlib.sha256(content).hexdigest()
-    try:
-        return Map(image=key, seed=seed, score=score, bytes=len(content), sha256=digest)
-    except ValidationError as error:
-        raise InputError(f"{key}: cannot be named in a bundle: {complaint(error)}. Rename the image.") from None
 
 
 def _weights(path: Path) -> Weights:
