@@ -33,6 +33,7 @@ from benchmarks import bundle, score, verify
 from benchmarks.bench_metrics import draw
 from benchmarks.datasets.mvtec_ad import MVTecAD
 from benchmarks.metrics.conventions import CONVENTIONS
+from benchmarks.submission import Manifest, Value
 
 GOAL = 10
 THRESHOLDS = 200
@@ -108,7 +109,7 @@ def threshold_loop(maps: NDArray[np.float32], masks: NDArray[np.bool_], limit: f
     return float(np.trapezoid(y, x)) / limit
 
 
-def _draw(root: Path, category: str, size: int, seed: int) -> tuple[score.Cell, NDArray[np.bool_], list[bundle.Value]]:
+def _draw(root: Path, category: str, size: int, seed: int) -> tuple[score.Cell, NDArray[np.bool_], list[Value]]:
     """Test images as many as MVTec AD's on disk, with masks; and their maps, scores and values."""
     counts, random = MVTecAD.official_counts[category], np.random.default_rng(seed)
     defects = [0] * counts["good"] + list(random.integers(1, 4, counts["anomalous"]))
@@ -125,18 +126,18 @@ def _draw(root: Path, category: str, size: int, seed: int) -> tuple[score.Cell, 
     dataset = MVTecAD(root, [category])
     truths = {item.key: dataset.truth(item) for item in dataset.items(category, "test")}
     rows = score.category_rows([truths[key] for key in keys], [cell], [CONVENTIONS["default"]])
-    values = [bundle.Value.model_validate({name: row[name] for name in bundle.Value.model_fields}) for row in rows]
+    values = [Value.model_validate({name: row[name] for name in Value.model_fields}) for row in rows]
     return cell, masks, values
 
 
-def _pack(target: Path, cells: dict[str, tuple[score.Cell, NDArray[np.bool_], list[bundle.Value]]]) -> None:
+def _pack(target: Path, cells: dict[str, tuple[score.Cell, NDArray[np.bool_], list[Value]]]) -> None:
     pairs = [
         (bundle.describe(0, key, float(value), one), one)
         for cell, _, _ in cells.values()
         for key, value, one in zip(cell.keys, cell.scores, cell.maps, strict=True)
     ]
     pairs.sort(key=lambda pair: pair[0].place)
-    manifest = bundle.Manifest(
+    manifest = Manifest(
         format="proctor-bundle", schema=1, name="drawn", method="drawn", variant="drawn", dataset="mvtec_ad",
         protocol="one_class", licence="Apache-2.0", contact="none", maps=[entry for entry, _ in pairs],
         claims=[value for _, _, values in cells.values() for value in values],

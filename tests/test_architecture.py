@@ -26,6 +26,7 @@ ORDER = [
     "details",
     "score",
     "summary",
+    "submission",
     "bundle",
     "archive",
     "verify",

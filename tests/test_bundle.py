@@ -18,6 +18,7 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks import bench_verify, bundle, cli, params, runner, runs, score, store, verify
 from benchmarks.runs import Run
+from benchmarks.submission import MAX_MAP_BYTES, Record
 from methods.base import InputError
 
 ABOUT = {"licence": "CC-BY-4.0", "contact": "someone@example.org"}
@@ -286,13 +287,13 @@ def test_the_command_line_verifies_refuses_and_writes_the_record(
     words = ("verify", made, "--data", toy_root, "--record", record, "--date", "2026-01-02")
     assert run(monkeypatch, *words) == 0
     assert "verified: all" in capsys.readouterr().err
-    entry = bundle.Record.model_validate_json(record.read_bytes())
+    entry = Record.model_validate_json(record.read_bytes())
     assert (entry.verified, entry.date, entry.seeds) == (True, "2026-01-02", [0, 1])
     assert entry.sha256 == hashlib.sha256(made.read_bytes()).hexdigest()
 
     about = ("--licence", "MIT", "--contact", "me", "--record", record)
     assert run(monkeypatch, "bundle", "bright-toy-multi_class", "-o", again, *about) == 0
-    assert not bundle.Record.model_validate_json(record.read_bytes()).verified
+    assert not Record.model_validate_json(record.read_bytes()).verified
     record.unlink()
 
     manifest, members = unpack(made)
@@ -323,7 +324,7 @@ def test_text_with_control_characters_or_markup_in_names_is_refused(made: Path, 
 def test_a_bundle_of_zeros_that_unpacks_too_far_is_refused_before_it_is_unpacked(made: Path, toy_root: Path) -> None:
     manifest, members = unpack(made)
     for entry in manifest["maps"]:
-        entry["bytes"] = bundle.MAX_MAP_BYTES
+        entry["bytes"] = MAX_MAP_BYTES
     with pytest.raises(InputError, match=r"manifest.json: declares \d+ bytes in an archive of \d+"):
         verify.verify(pack(made, manifest, members), toy_root)
     header = tarfile.TarInfo("manifest.json")
