@@ -5,7 +5,7 @@ BIN := .venv/bin
 TESTS := OMP_NUM_THREADS=1 pytest --numprocesses auto --dist loadfile
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test check bench-metrics bench-training bench-launch bench-page test-slurm clean
+.PHONY: repro test check bench-metrics bench-training bench-launch bench-page bench-verify test-slurm clean
 .DEFAULT_GOAL := repro
 
 .venv/ready: constraints.txt pyproject.toml
@@ -42,3 +42,6 @@ bench-launch: .venv/ready
 
 bench-page: .venv/ready
 	python -m benchmarks.bench_page
+
+bench-verify: .venv/ready
+	OMP_NUM_THREADS=1 python -m benchmarks.bench_verify

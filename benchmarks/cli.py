@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from benchmarks import params as parameters
@@ -31,6 +32,8 @@ DatasetOption = Annotated[str | None, typer.Option("--dataset", help="Only this 
 ProtocolOption = Annotated[str | None, typer.Option("--protocol", help="Only this protocol.")]
 SplitOption = Annotated[str | None, typer.Option("--split", help="Only this split: a category, or `all`.")]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Only this seed.")]
+RecordOption = Annotated[Path | None, typer.Option(help="Also write the record for the leaderboard there.")]
+DateOption = Annotated[str | None, typer.Option("--date", help="Of the record, YYYY-MM-DD; default: today.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -232,6 +235,58 @@ def scores(format: Annotated[str, typer.Option(help="csv, json or markdown.")] =
 
 
 @app.command()
+def bundle(
+    runs: Annotated[list[str], typer.Argument(help="Groups, or runs as `proctor status` names them; of one group.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The bundle to write, x.tar.gz.")],
+    licence: Annotated[str, typer.Option(help="Of maps and numbers: an SPDX identifier, such as CC-BY-4.0.")],
+    contact: Annotated[str, typer.Option(help="Whom to ask: an address or a page.")],
+    name: Annotated[str | None, typer.Option(help="Title of the submission; default: the variant.")] = None,
+    url: Annotated[str | None, typer.Option(help="A page about it.")] = None,
+    weights: Annotated[list[Path] | None, typer.Option(help="A .safetensors file to put in; may be repeated.")] = None,
+    record: RecordOption = None,
+    on: DateOption = None,
+) -> None:
+    """Write a submission that anyone can score again: maps, scores, claimed values and how they were made."""
+    from benchmarks import bundle as bundles
+
+    given = {"licence": licence, "contact": contact, "name": name, "url": url}
+    about = {field: value for field, value in given.items() if value is not None}
+    manifest, digest = bundles.write(out, runs, about, weights or ())
+    console.print(f"{out}: {len(manifest.maps)} maps, {len(manifest.claims)} claimed values", highlight=False)
+    console.print(f"SHA-256 {digest}", highlight=False, soft_wrap=True)
+    if record:
+        bundles.write_record(record, bundles.record(manifest, out, digest, on))
+
+
+@app.command()
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="The bundle, x.tar.gz.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Root of your copy of the data set; default as for a suite.")
+    ] = None,
+    record: RecordOption = None,
+    on: DateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Recompute every claimed value of a bundle from its maps and your own copy of the data."""
+    from benchmarks import bundle as bundles
+    from benchmarks import verify as verification
+
+    report = verification.verify(bundle, data)
+    if as_json:
+        print(json.dumps(report.as_json(), indent=1))
+    else:
+        Console(width=None if sys.stdout.isatty() else 200).print(verification.table(report))
+    for sentence in verification.verdict(report):
+        console.print(sentence, highlight=False, soft_wrap=True)
+    if not report.agrees:
+        raise typer.Exit(1)
+    if record:
+        revision = verification.data_revision(report, data)
+        bundles.write_record(record, bundles.record(report.manifest, bundle, report.sha256, on, revision))
+
+
+@app.command()
 def summary() -> None:
     """Write results/metrics.json and results/plots for `dvc metrics` and `dvc plots`."""
     from benchmarks import summary as summaries
@@ -381,7 +436,7 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except InputError as error:
-        console.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except store.Busy as error:
         console.print(f"[bold red]busy:[/] {error}", highlight=False, soft_wrap=True)

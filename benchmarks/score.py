@@ -61,7 +61,7 @@ def score_group(group: str, runs: Sequence[Run], conventions: Sequence[str]) -> 
         dataset = datasets.load(runs[0].dataset, runs[0].root, runs[0].categories)
         items = _items(dataset, category, of_category[0].keys)
         truths = [dataset.truth(item) for item in items]
-        rows += _rows(truths, of_category, known)
+        rows += category_rows(truths, of_category, known)
         for cell in of_category:
             details.write(details.folder(group), cell.about, items, truths, cell.scores, cell.maps)
         if settings := runs[0].interference:
@@ -130,17 +130,19 @@ def _items(dataset: Dataset, category: str, keys: Sequence[str]) -> list[Item]:
     return [known[key] for key in keys]
 
 
-def _rows(
+def category_rows(
     truths: Sequence[Truth], cells: Sequence[Cell], conventions: Sequence[Convention]
 ) -> Iterator[dict[str, Any]]:
     """The rows of one category: on all test images, and on each kind of anomaly where there are several."""
     kinds = sorted({truth.subset for truth in truths if truth.anomalous})
     for subset in ["all", *(kinds if len(kinds) > 1 else [])]:
-        chosen = [i for i, truth in enumerate(truths) if subset == "all" or truth.subset in ("good", subset)]
-        of_subset = [truths[i] for i in chosen]
+        of_subset, picked = truths, cells
+        if subset != "all":  # a choice copies the maps, which may be many
+            chosen = [i for i, truth in enumerate(truths) if truth.subset in ("good", subset)]
+            of_subset = [truths[i] for i in chosen]
+            picked = [cell._replace(scores=cell.scores[chosen], maps=cell.maps[chosen]) for cell in cells]
         labels = np.array([truth.anomalous for truth in of_subset])
-        about = {"subset": subset, "images": len(chosen), "anomalous": int(labels.sum())}
-        picked = [cell._replace(scores=cell.scores[chosen], maps=cell.maps[chosen]) for cell in cells]
+        about = {"subset": subset, "images": len(of_subset), "anomalous": int(labels.sum())}
         for cell in picked:
             for metric, compute in IMAGE_METRICS.items():
                 named = {"metric": metric, "convention": "folder label"}
@@ -166,11 +168,14 @@ def _pixel_rows(
     for (size, threshold), described in frames.items():
         prepared = localization.prepare(fit_masks([truth.mask for truth in truths], size, threshold))
         for cell in cells:
-            for row in _frame_rows(fit_maps(cell.maps, size), prepared, described):
+            for row in _frame_rows(cell.maps, size, prepared, described):
                 yield cell.about | row
 
 
-def _frame_rows(maps: np.ndarray, truth: GroundTruth, described: Mapping[str, Convention]) -> Iterator[dict[str, Any]]:
+def _frame_rows(
+    maps: np.ndarray, size: tuple[int, int], truth: GroundTruth, described: Mapping[str, Convention]
+) -> Iterator[dict[str, Any]]:
+    shape, maps = maps.shape[1:], fit_maps(maps, size)
     values: dict[str, Any] = dict.fromkeys(PIXEL_METRICS)
     reason = ""
     try:
@@ -178,9 +183,9 @@ def _frame_rows(maps: np.ndarray, truth: GroundTruth, described: Mapping[str, Co
         values = dict(localization.pixel_metrics(maps, truth, limits))
     except UndefinedMetric as error:
         reason = str(error)
-    for at_size in dict.fromkeys(words[words.index("mask") :] for words in described):
+    for of_pixels in dict.fromkeys(convention.describe_pixels(shape) for convention in described.values()):
         for metric in PIXEL_METRICS:
-            yield {"metric": metric, "convention": at_size, "value": values[metric], "reason": reason}
+            yield {"metric": metric, "convention": of_pixels, "value": values[metric], "reason": reason}
     for words, convention in described.items():
         named = {"metric": "aupro", "convention": words}
         if convention.pro == "pooled" and not reason:

@@ -87,7 +87,8 @@ END
 say "Comparison with the undisturbed run"
 cd "$WORK"
 for name in scores plots metrics.json; do
-    diff -rq quiet/results/$name disturbed/results/$name && echo "identical: results/$name"
+    diff -rq quiet/results/$name disturbed/results/$name || exit 1
+    echo "identical: results/$name"
 done
 for file in quiet/results/predictions/*/*/*.npy; do
     cmp "$file" "${file/quiet/disturbed}" || exit 1
