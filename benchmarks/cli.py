@@ -223,6 +223,25 @@ def scores(format: Annotated[str, typer.Option(help="csv, json or markdown.")] =
 
 
 @app.command()
+def export(
+    variant: str,
+    dataset: str,
+    protocol: str,
+    output: Annotated[Path, typer.Option(help="A new folder; for MVTec AD 2 a new archive, .tar.gz.")],
+    seed: Annotated[int, typer.Option(help="Whose maps to take.")] = 0,
+    threshold: Annotated[
+        str, typer.Option(help="MVTec AD 2: mean+Kstd of validation pixels, or a number.")
+    ] = "mean+3std",
+) -> None:
+    """Write anomaly maps in the official layout of MVTec AD, MVTec LOCO or MVTec AD 2's server."""
+    from benchmarks import export as exporting
+
+    runs, _ = _select(_planned(PLAN), variant=variant, dataset=dataset, protocol=protocol, seed=seed)
+    count = exporting.export(runs, output, threshold)
+    console.print(f"{count} anomaly maps are in {output}.", highlight=False, soft_wrap=True)
+
+
+@app.command()
 def summary() -> None:
     """Write results/metrics.json and results/plots for `dvc metrics` and `dvc plots`."""
     from benchmarks import summary as summaries

@@ -84,7 +84,7 @@ def _write(folder: str, group: str, rows: list[dict[str, Any]], columns: list[st
 def _cells(run: Run) -> Iterator[Cell]:
     folder = store.result_dir(run)
     record, predictions = store.load(folder)
-    probes = store.load_probes(folder)
+    probes = store.load_part(folder, "interference")
     names = ("variant", "method", "dataset", "protocol", "seed", "selection", "fingerprint")
     teacher = record.get("teacher")
     about = {name: record[name] for name in names} | {
