@@ -21,6 +21,7 @@ from benchmarks.store import State
 from methods.base import InputError
 
 PLAN = store.RESULTS / "plan.json"
+RECORDS = Path("leaderboard") / "records"
 SUITES = Path(__file__).parent / "suites"
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
@@ -31,6 +32,7 @@ DatasetOption = Annotated[str | None, typer.Option("--dataset", help="Only this 
 ProtocolOption = Annotated[str | None, typer.Option("--protocol", help="Only this protocol.")]
 SplitOption = Annotated[str | None, typer.Option("--split", help="Only this split: a category, or `all`.")]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Only this seed.")]
+RecordsOption = Annotated[Path, typer.Option(help="Folder of the accepted submissions' records.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -272,6 +274,48 @@ def report(
     if strict and problems:
         console.print(f"{len(problems)} problems: mend them, or allow them with a reason.")
         raise typer.Exit(1)
+
+
+@app.command()
+def board(
+    check: Annotated[bool, typer.Option(help="Only check the records, as CI does.")] = False,
+    records: RecordsOption = RECORDS,
+    output: Annotated[Path, typer.Option(help="Folder for board.md and board.html.")] = Path("leaderboard/build"),
+) -> None:
+    """Render the board of accepted submissions; `--check` fails if a record is not valid."""
+    from reports import board as rendering
+
+    accepted = _accepted(records)
+    if check:
+        console.print(f"{len(accepted)} records, each valid.")
+        return
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "board.md").write_text(rendering.markdown(accepted))
+    (output / "board.html").write_text(rendering.page(accepted))
+    console.print(f"The board is at {output / 'board.html'}: {len(accepted)} submissions.")
+
+
+@app.command()
+def model_index(method: str, records: RecordsOption = RECORDS) -> None:
+    """Print the `model-index` block of a Hugging Face model card with a method's accepted submissions."""
+    from reports import board as rendering
+
+    found = rendering.model_index(_accepted(records), method)
+    if not found:
+        raise InputError(f"The board has no submission of method {method!r}; `proctor board` lists those it has.")
+    sys.stdout.write(yaml.safe_dump({"model-index": found}, sort_keys=False, allow_unicode=True))
+
+
+def _accepted(folder: Path) -> list[dict[str, Any]]:
+    """The records of the board, as JSON; ends the program if one is not valid."""
+    from benchmarks import board as accepted
+
+    found, problems = accepted.read(folder)
+    for problem in problems:
+        console.print(problem, markup=False, highlight=False, soft_wrap=True)
+    if problems:
+        raise typer.Exit(1)
+    return [record.model_dump(mode="json", by_alias=True) for record in found]
 
 
 def _expand() -> Iterator[Run | Unsupported]:

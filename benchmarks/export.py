@@ -120,7 +120,7 @@ def _native(items: Sequence[Item], keys: Sequence[str], maps: NDArray[np.float32
     for key, one in zip(keys, maps, strict=True):
         if key not in images:
             raise InputError(f"{key} was predicted, but is no longer in the data set. Restore it, or run `dvc repro`.")
-        yield key, fit_maps(one[None], image_size(images[key]))[0]
+        yield key, fit_maps(np.array(one)[None], image_size(images[key]))[0]
 
 
 def _refuse_incomplete(found: set[str]) -> None:

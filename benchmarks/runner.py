@@ -211,9 +211,9 @@ def _execute(run: Run, device: str, cache_gib: float, claim: store.Claim) -> Non
         probes[category] = ([probe.key for probe in drawn], scores, maps[:pasted].copy())
     private = {}
     for category in split.test:
-        if items := dataset.private(category):
-            scores, maps, _ = _predict(run, method, [dataset.sample(item) for item in items], context)
-            private[category] = ([item.key for item in items], scores, maps)
+        if unlabelled := dataset.private(category):
+            scores, maps, _ = _predict(run, method, [dataset.sample(item) for item in unlabelled], context)
+            private[category] = ([item.key for item in unlabelled], scores, maps)
     record = {
         "hyper_parameters": to_jsonable_python(asdict(method)),
         "paper": method.paper,

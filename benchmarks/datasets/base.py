@@ -120,7 +120,7 @@ class Dataset(ABC):
         """
 
     def private(self, category: str) -> list[Item]:
-        """Test images whose truth only a server knows: predicted for a submission, never scored. Most sets have none."""
+        """Test images whose truth only a server knows: predicted for a submission, never scored. Most have none."""
         return []
 
     def is_category(self, folder: Path) -> bool:
