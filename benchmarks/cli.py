@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from benchmarks import params as parameters
@@ -21,7 +22,7 @@ from benchmarks.store import State
 from methods.base import InputError
 
 PLAN = store.RESULTS / "plan.json"
-RECORDS = Path("leaderboard") / "records"
+BOARD = Path("leaderboard")
 SUITES = Path(__file__).parent / "suites"
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
@@ -33,6 +34,8 @@ ProtocolOption = Annotated[str | None, typer.Option("--protocol", help="Only thi
 SplitOption = Annotated[str | None, typer.Option("--split", help="Only this split: a category, or `all`.")]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Only this seed.")]
 RecordsOption = Annotated[Path, typer.Option(help="Folder of the accepted submissions' records.")]
+RecordOption = Annotated[Path | None, typer.Option(help="Also write the record for the leaderboard there.")]
+DateOption = Annotated[str | None, typer.Option("--date", help="Of the record, YYYY-MM-DD; default: today.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -229,7 +232,7 @@ def export(
     variant: str,
     dataset: str,
     protocol: str,
-    output: Annotated[Path, typer.Option(help="A new folder; for MVTec AD 2 a new archive, .tar.gz.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder; for MVTec AD 2 a new archive, x.tar.gz.")],
     seed: Annotated[int, typer.Option(help="Whose maps to take.")] = 0,
     threshold: Annotated[
         str, typer.Option(help="MVTec AD 2: mean+Kstd of validation pixels, or a number.")
@@ -239,8 +242,59 @@ def export(
     from benchmarks import export as exporting
 
     runs, _ = _select(_planned(PLAN), variant=variant, dataset=dataset, protocol=protocol, seed=seed)
-    count = exporting.export(runs, output, threshold)
-    console.print(f"{count} anomaly maps are in {output}.", highlight=False, soft_wrap=True)
+    count = exporting.export(runs, out, threshold)
+    console.print(f"{count} anomaly maps are in {out}.", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def bundle(
+    runs: Annotated[list[str], typer.Argument(help="Groups, or runs as `proctor status` names them; of one group.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The bundle to write, x.tar.gz.")],
+    licence: Annotated[str, typer.Option(help="Of maps and numbers: an SPDX identifier, such as CC-BY-4.0.")],
+    contact: Annotated[str, typer.Option(help="Whom to ask: an address or a page.")],
+    name: Annotated[str | None, typer.Option(help="Title of the submission; default: the variant.")] = None,
+    url: Annotated[str | None, typer.Option(help="A page about it.")] = None,
+    weights: Annotated[list[Path] | None, typer.Option(help="A .safetensors file to put in; may be repeated.")] = None,
+    record: RecordOption = None,
+    on: DateOption = None,
+) -> None:
+    """Write a submission that anyone can score again: maps, scores, claimed values and how they were made."""
+    from benchmarks import bundle as bundles
+
+    given = {"licence": licence, "contact": contact, "name": name, "url": url}
+    about = {field: value for field, value in given.items() if value is not None}
+    manifest, digest = bundles.write(out, runs, about, weights or ())
+    console.print(f"{out}: {len(manifest.maps)} maps, {len(manifest.claims)} claimed values; SHA-256 {digest}")
+    if record:
+        bundles.write_record(record, bundles.record(manifest, out, digest, on))
+
+
+@app.command()
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="The bundle, x.tar.gz.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Root of your copy of the data set; default as for a suite.")
+    ] = None,
+    record: RecordOption = None,
+    on: DateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Recompute every claimed value of a bundle from its maps and your own copy of the data."""
+    from benchmarks import bundle as bundles
+    from benchmarks import verify as verification
+
+    report = verification.verify(bundle, data)
+    if as_json:
+        print(json.dumps(report.as_json(), indent=1))
+    else:
+        Console(width=None if sys.stdout.isatty() else 200).print(verification.table(report))
+    for sentence in verification.verdict(report):
+        console.print(sentence, highlight=False, soft_wrap=True)
+    if not report.agrees:
+        raise typer.Exit(1)
+    if record:
+        revision = verification.data_revision(report, data)
+        bundles.write_record(record, bundles.record(report.manifest, bundle, report.sha256, on, revision))
 
 
 @app.command()
@@ -279,8 +333,8 @@ def report(
 @app.command()
 def board(
     check: Annotated[bool, typer.Option(help="Only check the records, as CI does.")] = False,
-    records: RecordsOption = RECORDS,
-    output: Annotated[Path, typer.Option(help="Folder for board.md and board.html.")] = Path("leaderboard/build"),
+    records: RecordsOption = BOARD / "records",
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for board.md and board.html.")] = BOARD / "build",
 ) -> None:
     """Render the board of accepted submissions; `--check` fails if a record is not valid."""
     from reports import board as rendering
@@ -289,14 +343,14 @@ def board(
     if check:
         console.print(f"{len(accepted)} records, each valid.")
         return
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "board.md").write_text(rendering.markdown(accepted))
-    (output / "board.html").write_text(rendering.page(accepted))
-    console.print(f"The board is at {output / 'board.html'}: {len(accepted)} submissions.")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "board.md").write_text(rendering.markdown(accepted))
+    (out / "board.html").write_text(rendering.page(accepted))
+    console.print(f"{out / 'board.html'} and board.md: {len(accepted)} submissions.", highlight=False, soft_wrap=True)
 
 
 @app.command()
-def model_index(method: str, records: RecordsOption = RECORDS) -> None:
+def model_index(method: str, records: RecordsOption = BOARD / "records") -> None:
     """Print the `model-index` block of a Hugging Face model card with a method's accepted submissions."""
     from reports import board as rendering
 
@@ -429,7 +483,7 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except InputError as error:
-        console.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except store.Busy as error:
         console.print(f"[bold red]busy:[/] {error}", highlight=False, soft_wrap=True)

@@ -39,12 +39,12 @@ from methods.base import InputError
 REFERENCE_RULE = "mean+3std"
 
 
-def export(runs: Sequence[Run], output: Path, threshold: str = REFERENCE_RULE) -> int:
-    """Write the maps of some runs in the official layout of their data set; `output` appears only when complete.
+def export(runs: Sequence[Run], out: Path, threshold: str = REFERENCE_RULE) -> int:
+    """Write the maps of some runs in the official layout of their data set; `out` appears only when complete.
 
     Args:
         runs: all of one variant, data set, protocol and seed.
-        output: a folder; for MVTec AD 2 an archive, `.tar.gz`.
+        out: a folder; for MVTec AD 2 an archive, `.tar.gz`.
         threshold: for MVTec AD 2, above what a pixel counts as anomalous: a number, or `mean+Kstd` of all pixels of
             the category's validation maps, at the size at which they were stored. The reference rule has K = 3.
 
@@ -52,11 +52,11 @@ def export(runs: Sequence[Run], output: Path, threshold: str = REFERENCE_RULE) -
         How many maps were written.
 
     Raises:
-        InputError: `output` exists, a run is not finished or its maps are not there, the data set has no official
+        InputError: `out` exists, a run is not finished or its maps are not there, the data set has no official
             layout, or the server would refuse the archive.
     """
-    if output.exists():
-        raise InputError(f"{output} exists already. Delete it, or choose another --output.")
+    if out.exists():
+        raise InputError(f"{out} exists already. Delete it, or choose another --out.")
     for run in runs:
         state, reason = store.status(run)
         if state is not State.DONE:
@@ -65,14 +65,14 @@ def export(runs: Sequence[Run], output: Path, threshold: str = REFERENCE_RULE) -
     if not isinstance(dataset, MVTecAD | MVTecLOCO | MVTecAD2):
         known = ", ".join(kind.title for kind in (MVTecAD, MVTecLOCO, MVTecAD2))
         raise InputError(f"{dataset.title} has no official layout of anomaly maps; there is one of {known}.")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f".{output.name}.{os.getpid()}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         if isinstance(dataset, MVTecAD2):
-            count = _archive(dataset, runs, partial, output.name, threshold)
+            count = _archive(dataset, runs, partial, out.name, threshold)
         else:
             count = _folder(dataset, runs, partial)
-        partial.rename(output)
+        partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True) if partial.is_dir() else partial.unlink(missing_ok=True)
     return count
@@ -92,7 +92,7 @@ def _folder(dataset: MVTecAD | MVTecLOCO, runs: Sequence[Run], target: Path) -> 
 
 def _archive(dataset: MVTecAD2, runs: Sequence[Run], target: Path, name: str, rule: str) -> int:
     if not name.endswith(".tar.gz"):
-        raise InputError(f"--output is {name!r}; MVTec AD 2's server takes an archive: end it in .tar.gz.")
+        raise InputError(f"--out is {name!r}; MVTec AD 2's server takes an archive: end it in .tar.gz.")
     private = {run.name: store.load_part(store.result_dir(run), "private") for run in runs}
     _refuse_incomplete({key for part in private.values() for keys, _, _ in part.values() for key in keys})
     count, top = 0, name.removesuffix(".tar.gz")

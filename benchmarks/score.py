@@ -62,7 +62,7 @@ def score_group(group: str, runs: Sequence[Run], conventions: Sequence[str]) -> 
         dataset = datasets.load(runs[0].dataset, runs[0].root, runs[0].categories)
         items = _items(dataset, category, of_category[0].keys)
         truths = [dataset.truth(item) for item in items]
-        rows += _rows(truths, of_category, [CONVENTIONS[name] for name in conventions])
+        rows += category_rows(truths, of_category, [CONVENTIONS[name] for name in conventions])
         for cell in of_category:
             details.write(details.folder(group), cell.about, items, truths, cell.scores, cell.maps)
         if settings := runs[0].interference:
@@ -108,17 +108,19 @@ def _items(dataset: Dataset, category: str, keys: Sequence[str]) -> list[Item]:
     return [known[key] for key in keys]
 
 
-def _rows(
+def category_rows(
     truths: Sequence[Truth], cells: Sequence[Cell], conventions: Sequence[Convention]
 ) -> Iterator[dict[str, Any]]:
     """The rows of one category: on all test images, and on each kind of anomaly where there are several."""
     kinds = sorted({truth.subset for truth in truths if truth.anomalous})
     for subset in ["all", *(kinds if len(kinds) > 1 else [])]:
-        chosen = [i for i, truth in enumerate(truths) if subset == "all" or truth.subset in ("good", subset)]
-        of_subset = [truths[i] for i in chosen]
+        of_subset, picked = truths, cells
+        if subset != "all":  # a choice copies the maps, which may be many
+            chosen = [i for i, truth in enumerate(truths) if truth.subset in ("good", subset)]
+            of_subset = [truths[i] for i in chosen]
+            picked = [cell._replace(scores=cell.scores[chosen], maps=cell.maps[chosen]) for cell in cells]
         labels = np.array([truth.anomalous for truth in of_subset])
-        about = {"subset": subset, "images": len(chosen), "anomalous": int(labels.sum())}
-        picked = [cell._replace(scores=cell.scores[chosen], maps=cell.maps[chosen]) for cell in cells]
+        about = {"subset": subset, "images": len(of_subset), "anomalous": int(labels.sum())}
         for cell in picked:
             for metric, compute in IMAGE_METRICS.items():
                 named = {"metric": metric, "convention": "folder label"}
@@ -140,9 +142,9 @@ def _pixel_rows(truths: Sequence[Truth], cells: Sequence[Cell], convention: Conv
             values = dict(localization.pixel_metrics(maps, prepared, (convention.fpr_limit,)))
         except UndefinedMetric as error:
             reason = str(error)
-        at_size = described[described.index("mask") :]
+        of_pixels = convention.describe_pixels(cell.maps.shape[1:])
         for metric in PIXEL_METRICS:
-            yield cell.about | {"metric": metric, "convention": at_size, "value": values[metric], "reason": reason}
+            yield cell.about | {"metric": metric, "convention": of_pixels, "value": values[metric], "reason": reason}
         named = {"metric": "aupro", "convention": described}
         if convention.pro == "pooled" and not reason:
             yield cell.about | named | {"value": values["aupro"][convention.fpr_limit], "reason": ""}

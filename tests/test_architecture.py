@@ -26,6 +26,11 @@ ORDER = [
     "details",
     "score",
     "summary",
+    "export",
+    "bundle",
+    "archive",
+    "verify",
+    "board",
     "cli",
 ]
 FORBIDDEN = {"score": {"runner", "launch"}, "runner": {"metrics"}, "launch": {"metrics"}, "runs": {"metrics"}}
@@ -78,4 +83,6 @@ def test_no_module_of_benchmarks_escapes_the_order() -> None:
         for path in FILES
         if "benchmarks" in path.parts
     }
-    assert modules - set(ORDER) == {"__init__", "pretraining", "bench_launch", "bench_metrics", "bench_training"}
+    assert modules - set(ORDER) == {
+        "__init__", "pretraining", "bench_launch", "bench_metrics", "bench_training", "bench_verify",
+    }  # fmt: skip

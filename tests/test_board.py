@@ -315,7 +315,7 @@ def test_the_records_of_this_project_are_valid() -> None:
 
 def test_the_command_writes_both_pages(put: Callable[..., Path], tmp_path: Path) -> None:
     put(record("RD"), "records/mvtec_ad/one_class/rd.json")
-    options = ["board", "--records", str(tmp_path / "records"), "--output", str(tmp_path / "built")]
+    options = ["board", "--records", str(tmp_path / "records"), "--out", str(tmp_path / "built")]
     assert CliRunner().invoke(app, options).exit_code == 0
     assert "90.1 ± 0.1" in (tmp_path / "built" / "board.md").read_text()
     assert "90.1 ± 0.1" in (tmp_path / "built" / "board.html").read_text()

@@ -159,7 +159,7 @@ def test_each_map_has_the_size_of_its_image(ad_root: Path, own_methods: Path, tm
 
 
 def test_an_existing_output_is_never_overwritten(ad_root: Path, own_methods: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"exists already. Delete it, or choose another --output"):
+    with pytest.raises(InputError, match=r"exists already. Delete it, or choose another --out"):
         export.export(execute("mvtec_ad", ad_root), tmp_path)
 
 
@@ -284,6 +284,6 @@ def test_an_archive_that_the_server_would_refuse_is_refused(ad2_root: Path, own_
     planned = execute("mvtec_ad_2", ad2_root)
     with pytest.raises(InputError, match="1 maps are missing, such as vial/test_private_mixed/002_mixed"):
         export.export(planned, tmp_path / "mine.tar.gz")
-    with pytest.raises(InputError, match=r"--output is 'mine'.*end it in .tar.gz"):
+    with pytest.raises(InputError, match=r"--out is 'mine'.*end it in .tar.gz"):
         export.export(planned, tmp_path / "mine")
     assert not list(tmp_path.glob("*mine*"))

@@ -34,10 +34,14 @@ class Convention(NamedTuple):
 
     def describe(self, map_size: tuple[int, int]) -> str:
         """What stands in a table, e.g. "pooled, FPR<=0.3, mask>0, 256 px"; `map_size` is (h, w) of the maps."""
+        relation = "<" if self.pro == "per_image" else "<="
+        return f"{self.pro}, FPR{relation}{self.fpr_limit:g}, {self.describe_pixels(map_size)}"
+
+    def describe_pixels(self, map_size: tuple[int, int]) -> str:
+        """What of it matters to the pixel metrics, e.g. "mask>0, 256 px"."""
         height, width = self.target(map_size, (0, 0))
         pixels = "native" if self.size == "native" else f"{height}" if height == width else f"{height}x{width}"
-        relation = "<" if self.pro == "per_image" else "<="
-        return f"{self.pro}, FPR{relation}{self.fpr_limit:g}, mask>{self.mask_threshold:g}, {pixels} px"
+        return f"mask>{self.mask_threshold:g}, {pixels} px"
 
     def target(self, map_size: tuple[int, int], native_size: tuple[int, int]) -> tuple[int, int]:
         """The evaluation size (H, W) for maps and masks of these sizes."""
