@@ -26,6 +26,8 @@ def read(folder: Path) -> tuple[list[Record], list[str]]:
     found: dict[Path, Record] = {}
     problems: list[str] = []
     for path in sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()):
+        if path.name == ".gitkeep":
+            continue
         try:
             found[path] = _record(path)
         except (ValueError, OSError) as error:

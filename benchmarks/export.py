@@ -102,11 +102,11 @@ def _archive(dataset: MVTecAD2, runs: Sequence[Run], target: Path, name: str, ru
             for category, (keys, _, maps) in private[run.name].items():
                 above = _threshold(rule, category, record["validation_pixels"].get(category))
                 # float16 has 11 bits from 6e-5 to 65504, and fewer below: a power of two, the same for the whole
-                # category, moves its maps there and changes neither a bit of theirs nor any order.
-                scale = 2.0 ** (15 - frexp(float(np.abs(maps).max()))[1])
+                # category, moves its maps there and changes no order.
+                shift = 15 - frexp(float(np.abs(maps).max()))[1]
                 for key, fitted in _native(dataset.private(category), keys, maps):
                     tiff, png = BytesIO(), BytesIO()
-                    tifffile.imwrite(tiff, (fitted * scale).astype(np.float16), photometric="minisblack")
+                    tifffile.imwrite(tiff, np.ldexp(fitted, shift).astype(np.float16), photometric="minisblack")
                     Image.fromarray(np.where(fitted > above, 255, 0).astype(np.uint8)).save(png, "PNG")
                     _add(tar, f"{top}/anomaly_images/{key}.tiff", tiff)
                     _add(tar, f"{top}/anomaly_images_thresholded/{key}.png", png)
@@ -120,7 +120,7 @@ def _native(items: Sequence[Item], keys: Sequence[str], maps: NDArray[np.float32
     for key, one in zip(keys, maps, strict=True):
         if key not in images:
             raise InputError(f"{key} was predicted, but is no longer in the data set. Restore it, or run `dvc repro`.")
-        yield key, fit_maps(np.array(one)[None], image_size(images[key]))[0]
+        yield key, fit_maps(one[None], image_size(images[key]))[0]
 
 
 def _refuse_incomplete(found: set[str]) -> None:

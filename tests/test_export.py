@@ -63,7 +63,7 @@ def ad_root(tmp_path: Path) -> Path:
     root = tmp_path / "mvtec_ad"
     for name, size in {
         "train/good/000": (64, 48), "train/good/001": (64, 48), "test/good/000": (64, 48),
-        "test/broken_large/000": (64, 48), "test/broken_large/001": (40, 72),
+        "test/broken_large/000": (64, 48), "test/broken_large/001": (62, 46),
     }.items():  # fmt: skip
         path = root / "bottle" / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -154,7 +154,7 @@ def test_each_map_has_the_size_of_its_image(ad_root: Path, own_methods: Path, tm
     assert {name: Image.open(path).size for name, path in written.items()} == {
         "bottle/test/good/000.tiff": (64, 48),
         "bottle/test/broken_large/000.tiff": (64, 48),
-        "bottle/test/broken_large/001.tiff": (40, 72),
+        "bottle/test/broken_large/001.tiff": (62, 46),
     }
 
 
