@@ -5,7 +5,7 @@ BIN := .venv/bin
 TESTS := OMP_NUM_THREADS=1 pytest --numprocesses auto --dist loadfile
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test check bench-metrics bench-training bench-launch test-slurm clean
+.PHONY: repro test check bench-metrics bench-training bench-launch bench-verify test-slurm clean
 .DEFAULT_GOAL := repro
 
 .venv/ready: constraints.txt pyproject.toml
@@ -39,3 +39,6 @@ bench-training: .venv/ready
 
 bench-launch: .venv/ready
 	OMP_NUM_THREADS=1 python -m benchmarks.bench_launch
+
+bench-verify: .venv/ready
+	OMP_NUM_THREADS=1 python -m benchmarks.bench_verify

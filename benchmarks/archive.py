@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from benchmarks.bundle import (
+from benchmarks.submission import (
     FORMAT,
     FREE_BYTES,
     MANIFEST,

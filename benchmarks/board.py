@@ -8,8 +8,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from benchmarks import datasets, protocols
-from benchmarks.bundle import Record
 from benchmarks.score import IMAGE_METRICS, PIXEL_METRICS
+from benchmarks.submission import Record, complaint
 from methods.base import InputError
 
 MAX_BYTES = 1 << 20  # of one record; five seeds of 15 categories take a tenth
@@ -31,7 +31,8 @@ def read(folder: Path) -> tuple[list[Record], list[str]]:
         try:
             found[path] = _record(path)
         except (ValueError, OSError) as error:
-            problems.append(f"{path}: {_first(error) if isinstance(error, ValidationError) else error}")
+            reason = complaint(error) if isinstance(error, ValidationError) else error
+            problems.append(f"{path}: {reason}")
     bundles: dict[str, Path] = {}
     names: dict[tuple[str, str, str], Path] = {}
     for path, record in found.items():
@@ -60,23 +61,13 @@ def _record(path: Path) -> Record:
     return Record.model_validate_json(path.read_bytes())
 
 
-def _first(error: ValidationError) -> str:
-    first, *rest = error.errors()
-    at = ".".join(map(str, first["loc"])) or "the file"
-    more = f" (and {len(rest)} more)" if rest else ""
-    return f"{at}: {first['msg']}, not {str(first['input'])[:60]!r}{more}. `proctor verify --record` writes valid ones."
-
-
 def _inconsistencies(record: Record) -> list[str]:
     """What the schema cannot say."""
     found = []
     if record.verified != (record.data_revision is not None):
         found.append("`verified` and `data_revision` contradict each other: only a verified record has a revision.")
-    try:
-        if date.fromisoformat(record.date) > datetime.now(UTC).date() + timedelta(days=1):
-            found.append(f"date {record.date} lies in the future.")
-    except ValueError:
-        found.append(f"date {record.date} is not in the calendar.")
+    if date.fromisoformat(record.date) > datetime.now(UTC).date() + timedelta(days=1):  # it may be tomorrow elsewhere
+        found.append(f"date {record.date} lies in the future.")
     if record.dataset not in (known := datasets.available()):
         return [*found, f"no data set {record.dataset!r}; it may be {', '.join(known)}."]
     categories = datasets.find(record.dataset).official_counts

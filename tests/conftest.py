@@ -37,7 +37,10 @@ class {name}(Method):
 @pytest.fixture
 def own_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the methods `bright` and `dim`, seen as part of methods/."""
-    folder = tmp_path / "own_methods"
+    return add_methods(tmp_path / "own_methods", monkeypatch)
+
+
+def add_methods(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     for name in ("Bright", "Dim"):
         (folder / f"{name.lower()}.py").write_text(METHOD.format(name=name))

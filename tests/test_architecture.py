@@ -27,6 +27,7 @@ ORDER = [
     "score",
     "summary",
     "export",
+    "submission",
     "bundle",
     "archive",
     "verify",

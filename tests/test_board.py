@@ -245,7 +245,7 @@ def test_valid_records_pass(put: Callable[..., Path], tmp_path: Path) -> None:
         ({"name": "a\u202eb"}, "name"),
         ({"verified": False}, "contradict each other"),
         ({"data_revision": None}, "contradict each other"),
-        ({"date": "2026-02-30"}, "date 2026-02-30 is not in the calendar"),
+        ({"date": "2026-02-30"}, "day is out of range"),
         ({"date": "2999-01-01"}, "lies in the future"),
         ({"protocol": "few_shot"}, "no protocol 'few_shot'; it may be"),
         ({"dataset": "imagenet"}, "no data set 'imagenet'; it may be"),

@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import add_methods
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from benchmarks import bundle, cli, params, runner, runs, score, store, verify
+from benchmarks import bench_verify, bundle, cli, params, runner, runs, score, store, verify
 from benchmarks.runs import Run
+from benchmarks.submission import MAX_MAP_BYTES, Record
 from methods.base import InputError
 
 ABOUT = {"licence": "CC-BY-4.0", "contact": "someone@example.org"}
@@ -31,19 +33,30 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "results"
 
 
-@pytest.fixture
-def stored(toy_root: Path, own_methods: Path) -> list[Run]:
-    """Two seeds of a method on toy, predicted and scored."""
+@pytest.fixture(scope="module")
+def finished(toy_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Run]]:
+    """Two seeds of a method on toy, predicted and scored: the results, and the runs."""
+    folder = tmp_path_factory.mktemp("finished")
     values = params.Params(
         suite="test", methods=["bright"], datasets=["toy"], roots={"toy": toy_root}, protocols=["multi_class"],
         seeds=[0, 1], pretrain=[], conventions=["default", "loco"],
     )  # fmt: skip
-    entries = [run for run in runs.expand(values) if isinstance(run, Run)]
-    for run in entries:
-        runner.execute(run, "cpu", 1, 1.0)
-        store.collect(run)
-    score.score_group("bright-toy-multi_class", entries, ["default", "loco"])
-    return entries
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(store, "RESULTS", folder / "results")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        add_methods(folder / "own_methods", monkeypatch)
+        entries = [run for run in runs.expand(values) if isinstance(run, Run)]
+        for run in entries:
+            runner.execute(run, "cpu", 1, 1.0)
+            store.collect(run)
+        score.score_group("bright-toy-multi_class", entries, ["default", "loco"])
+    return folder / "results", entries
+
+
+@pytest.fixture
+def stored(finished: tuple[Path, list[Run]], results: Path) -> list[Run]:
+    shutil.copytree(finished[0], results)
+    return finished[1]
 
 
 def unpack(path: Path) -> tuple[dict[str, Any], Members]:
@@ -274,13 +287,13 @@ def test_the_command_line_verifies_refuses_and_writes_the_record(
     words = ("verify", made, "--data", toy_root, "--record", record, "--date", "2026-01-02")
     assert run(monkeypatch, *words) == 0
     assert "verified: all" in capsys.readouterr().err
-    entry = bundle.Record.model_validate_json(record.read_bytes())
+    entry = Record.model_validate_json(record.read_bytes())
     assert (entry.verified, entry.date, entry.seeds) == (True, "2026-01-02", [0, 1])
     assert entry.sha256 == hashlib.sha256(made.read_bytes()).hexdigest()
 
     about = ("--licence", "MIT", "--contact", "me", "--record", record)
     assert run(monkeypatch, "bundle", "bright-toy-multi_class", "-o", again, *about) == 0
-    assert not bundle.Record.model_validate_json(record.read_bytes()).verified
+    assert not Record.model_validate_json(record.read_bytes()).verified
     record.unlink()
 
     manifest, members = unpack(made)
@@ -311,7 +324,7 @@ def test_text_with_control_characters_or_markup_in_names_is_refused(made: Path, 
 def test_a_bundle_of_zeros_that_unpacks_too_far_is_refused_before_it_is_unpacked(made: Path, toy_root: Path) -> None:
     manifest, members = unpack(made)
     for entry in manifest["maps"]:
-        entry["bytes"] = bundle.MAX_MAP_BYTES
+        entry["bytes"] = MAX_MAP_BYTES
     with pytest.raises(InputError, match=r"manifest.json: declares \d+ bytes in an archive of \d+"):
         verify.verify(pack(made, manifest, members), toy_root)
     header = tarfile.TarInfo("manifest.json")
@@ -328,3 +341,9 @@ def test_a_data_set_that_is_not_there_is_an_answer_and_no_traceback(made: Path, 
     shutil.copytree(toy_root / "cog", partial / "cog")
     with pytest.raises(InputError, match=r"no category 'fabric'"):
         verify.verify(made, partial)
+
+
+def test_the_benchmark_compares_equal_things(tmp_path: Path) -> None:
+    result = bench_verify.measure(tmp_path, 32, ["bottle", "grid"], ["grid"], rounds=1)
+    assert (result["maps"], result["part_maps"]) == (161, 78)
+    assert result["difference"] < 0.01  # the loop's thresholds are few, ours all

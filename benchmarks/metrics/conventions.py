@@ -103,5 +103,5 @@ def fit_maps(maps: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.fl
     """Bring anomaly maps (N, h, w) to a size (H, W) bilinearly, as (N, H, W); unchanged where they have it already."""
     if maps.shape[1:] == size:
         return maps
-    stacked = torch.from_numpy(np.array(maps))[:, None]  # (N, 1, h, w); a copy, for a mapped file cannot be written to
+    stacked = torch.from_numpy(np.require(maps, requirements=["C", "W"]))[:, None]  # (N, 1, h, w)
     return torch.nn.functional.interpolate(stacked, size, mode="bilinear", antialias=True)[:, 0].numpy()
