@@ -5,7 +5,7 @@ categories, each the mean over its seeds, gives p < `LEVEL` after Holm's correct
 rank is one more than the number of submissions that are better, so equal ranks cannot be told apart. Submissions are
 compared only on the same categories under the same convention, and never where the data are known to differ.
 
-Records are those of `benchmarks.submission.Record`, as JSON. Their texts are anyone's, so nothing of them is markup here.
+Records are those of `benchmarks.submission.Record`, as JSON. Their texts are anyone's: nothing in them is markup here.
 """
 
 from __future__ import annotations
