@@ -37,7 +37,7 @@ RULE = (
     "pairs of a column: equal ranks cannot be told apart. With fewer than six categories nothing can be. "
     "Verified: every value was recomputed from the submitted maps. Self-reported: as the submitter states it."
 )
-MARKUP = str.maketrans({**{c: f"\\{c}" for c in r"\`*_[]#|~:@$"}, "&": "&amp;", "<": "&lt;", ">": "&gt;"})
+MARKUP = str.maketrans({**{c: f"\\{c}" for c in r"\`*_[]#|~@$"}, "&": "&amp;", "<": "&lt;", ">": "&gt;"})
 Record = Mapping[str, Any]
 
 
@@ -178,7 +178,7 @@ def url(record: Record) -> str:
 
 def plain(text: str) -> str:
     """Markdown that shows a text as it is: no markup, no link that GitHub would make of it by itself."""
-    return re.sub(r"(?i)(www)\.", r"\1\\.", text.translate(MARKUP))
+    return re.sub(r"(?i)www\.|://", lambda found: re.sub(r"[.:]", r"\\\g<0>", found[0]), text.translate(MARKUP))
 
 
 def markdown(records: Sequence[Record]) -> str:
