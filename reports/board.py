@@ -31,7 +31,7 @@ HEAD = ["rank", "submission", "method"]
 TAIL = ["teacher", "budget", "seeds", "status", "date"]
 EMPTY = "No submission has been accepted yet."
 RULE = (
-    "Percent: mean over the categories, ± sample standard deviation over seeds. `rank` is by the first metric, a "
+    "Percent: mean over the categories, ± sample standard deviation over seeds. The rank is by the first metric, a "
     "number in brackets by that column. A rank is one more than the number of submissions that are better by "
     f"Wilcoxon's signed-rank test over categories (means over seeds), with p < {LEVEL} after Holm's correction for all "
     "pairs of a column: equal ranks cannot be told apart. With fewer than six categories nothing can be. "

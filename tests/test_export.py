@@ -2,6 +2,7 @@
 
 import struct
 import tarfile
+from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import pytest
 import reference_metrics
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
+from typer.testing import CliRunner
 
-from benchmarks import datasets, export, params, runner, runs, score, store, summary
+from benchmarks import cli, datasets, export, params, runner, runs, score, store, summary
 from benchmarks.datasets.mvtec_ad_2 import MVTecAD2
 from benchmarks.runs import Run
 from methods.base import InputError
@@ -156,6 +158,19 @@ def test_each_map_has_the_size_of_its_image(ad_root: Path, own_methods: Path, tm
         "bottle/test/broken_large/000.tiff": (64, 48),
         "bottle/test/broken_large/001.tiff": (62, 46),
     }
+
+
+def test_the_command_exports_one_seed_of_a_planned_group(
+    ad_root: Path, own_methods: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run,) = execute("mvtec_ad", ad_root)
+    monkeypatch.setattr(cli, "PLAN", tmp_path / "plan.json")
+    store.write_json(cli.PLAN, {"bright": {"mvtec_ad": {"one_class": {"bottle-seed0": asdict(run)}}}})
+    words = ["export", "bright", "mvtec_ad", "one_class", "--out", str(tmp_path / "maps")]
+    assert CliRunner().invoke(cli.app, words).exit_code == 0
+    assert len(list((tmp_path / "maps").rglob("*.tiff"))) == 3
+    unplanned = CliRunner().invoke(cli.app, [*words, "--seed", "1"]).exception
+    assert "The suite has no run with" in str(unplanned) and "seed 1" in str(unplanned)
 
 
 def test_an_existing_output_is_never_overwritten(ad_root: Path, own_methods: Path, tmp_path: Path) -> None:
