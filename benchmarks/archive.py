@@ -24,6 +24,7 @@ from benchmarks.submission import (
     MANIFEST,
     MAX_MANIFEST_BYTES,
     MAX_RATIO,
+    MAX_VALUES,
     Manifest,
     Map,
     Weights,
@@ -55,9 +56,11 @@ class Archive:
         Raises:
             InputError: as from every method here: it is not what the format asks for; names the member and the cure.
         """
-        size = self._member(MANIFEST, MAX_MANIFEST_BYTES)
+        text = self._content(MANIFEST, self._member(MANIFEST, MAX_MANIFEST_BYTES))
+        if sum(text.count(mark) for mark in (b",", b"[", b"{")) > MAX_VALUES:  # before anything is made of them
+            raise self.refusal(MANIFEST, f"holds more than {MAX_VALUES} values", "Write several bundles.")
         try:
-            manifest = Manifest.model_validate_json(self._content(MANIFEST, size))
+            manifest = Manifest.model_validate_json(text)
         except ValidationError as error:
             raise self.refusal(MANIFEST, complaint(error), AS_DOCUMENTED) from None
         unpacked = sum(entry.bytes for entry in manifest.maps) + sum(entry.bytes for entry in manifest.weights)

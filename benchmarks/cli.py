@@ -264,7 +264,8 @@ def bundle(
     given = {"licence": licence, "contact": contact, "name": name, "url": url}
     about = {field: value for field, value in given.items() if value is not None}
     manifest, digest = bundles.write(out, runs, about, weights or ())
-    console.print(f"{out}: {len(manifest.maps)} maps, {len(manifest.claims)} claimed values; SHA-256 {digest}")
+    console.print(f"{out}: {len(manifest.maps)} maps, {len(manifest.claims)} claimed values", highlight=False)
+    console.print(f"SHA-256 {digest}", highlight=False, soft_wrap=True)
     if record:
         bundles.write_record(record, bundles.record(manifest, out, digest, on))
 

@@ -16,8 +16,9 @@ FORMAT = "leaderboard/bundle-format.md"
 MANIFEST = "manifest.json"
 
 # What a reader accepts, so that a hostile bundle costs little. An honest one stays far below.
-MAX_MANIFEST_BYTES = 32 << 20
-MAX_MEMBERS = 100_000
+MAX_MANIFEST_BYTES = 16 << 20
+MAX_VALUES = 400_000  # of its JSON; one may take a kilobyte while it is read
+MAX_ENTRIES = 20_000  # of maps, of claims
 MAX_MAP_BYTES = 64 << 20  # of one map
 MAX_CELL_BYTES = 4 << 30  # of the maps of one category and seed, which are in memory together
 MAX_WEIGHTS_BYTES = 4 << 30  # of one file
@@ -131,9 +132,9 @@ class Manifest(Submission):
     paper: str = ""
     source: str = ""
     deviations: list[str] = []
-    runs: list[RunRecord] = Field([], max_length=MAX_MEMBERS)
-    claims: list[Value] = Field(min_length=1, max_length=MAX_MEMBERS)
-    maps: list[Map] = Field(min_length=1, max_length=MAX_MEMBERS)
+    runs: list[RunRecord] = Field([], max_length=MAX_ENTRIES)
+    claims: list[Value] = Field(min_length=1, max_length=MAX_ENTRIES)
+    maps: list[Map] = Field(min_length=1, max_length=MAX_ENTRIES)
     weights: list[Weights] = Field([], max_length=100)
 
     @model_validator(mode="after")

@@ -151,9 +151,10 @@ def verdict(report: Report) -> Iterator[str]:
         yield f"… and {len(differing) - SHOWN} more values"
     images, total = len(report.manifest.maps), len(report.values)
     if report.agrees:
-        yield f"verified: all {total} claimed values are recomputed from {images} maps, within {TOLERANCE:g}"
+        yield f"verified: all {total} claimed values are what the {images} maps give, within {TOLERANCE:g}"
     else:
-        yield f"NOT verified: {len(differing)} of {total} claimed values, {len(report.faults)} faults of images"
+        faults = f"{len(report.faults)} faults of images"
+        yield f"NOT verified: {len(differing)} of {total} claimed values are not what the maps give; {faults}"
 
 
 def _score(
