@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,6 +19,7 @@ from benchmarks.cli import app
 from methods.base import InputError
 from reports import board
 
+ROOT = Path(__file__).parent.parent
 CATEGORIES = ("bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather")
 SHARES = (0.0, 0.01, -0.02, 0.03, -0.01, 0.02, -0.03)  # by category
 
@@ -309,8 +311,17 @@ def test_the_check_of_the_command_line_fails_on_a_bad_record_alone(put: Callable
 
 
 def test_the_records_of_this_project_are_valid() -> None:
-    _, problems = accepted.read(Path(__file__).parent.parent / "leaderboard" / "records")
+    _, problems = accepted.read(ROOT / "leaderboard" / "records")
     assert not problems
+
+
+def test_the_documented_action_runs_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "leaderboard" / "README.md").read_text()
+    action = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[0])
+    commands = [step["run"] for step in action["jobs"]["check"]["steps"] if "run" in step]
+    assert commands[-1] == "proctor board --check"
+    monkeypatch.chdir(ROOT)
+    assert CliRunner().invoke(app, commands[-1].split()[1:]).exit_code == 0
 
 
 def test_the_command_writes_both_pages(put: Callable[..., Path], tmp_path: Path) -> None:
