@@ -22,6 +22,7 @@ from benchmarks.store import State
 from methods.base import InputError
 
 PLAN = store.RESULTS / "plan.json"
+BOARD = Path("leaderboard")
 SUITES = Path(__file__).parent / "suites"
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
@@ -32,6 +33,7 @@ DatasetOption = Annotated[str | None, typer.Option("--dataset", help="Only this 
 ProtocolOption = Annotated[str | None, typer.Option("--protocol", help="Only this protocol.")]
 SplitOption = Annotated[str | None, typer.Option("--split", help="Only this split: a category, or `all`.")]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Only this seed.")]
+RecordsOption = Annotated[Path, typer.Option(help="Folder of the accepted submissions' records.")]
 RecordOption = Annotated[Path | None, typer.Option(help="Also write the record for the leaderboard there.")]
 DateOption = Annotated[str | None, typer.Option("--date", help="Of the record, YYYY-MM-DD; default: today.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -235,6 +237,25 @@ def scores(format: Annotated[str, typer.Option(help="csv, json or markdown.")] =
 
 
 @app.command()
+def export(
+    variant: str,
+    dataset: str,
+    protocol: str,
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder; for MVTec AD 2 a new archive, x.tar.gz.")],
+    seed: Annotated[int, typer.Option(help="Whose maps to take.")] = 0,
+    threshold: Annotated[
+        str, typer.Option(help="MVTec AD 2: mean+Kstd of validation pixels, or a number.")
+    ] = "mean+3std",
+) -> None:
+    """Write anomaly maps in the official layout of MVTec AD, MVTec LOCO or MVTec AD 2's server."""
+    from benchmarks import export as exporting
+
+    runs, _ = _select(_planned(PLAN), variant=variant, dataset=dataset, protocol=protocol, seed=seed)
+    count = exporting.export(runs, out, threshold)
+    console.print(f"{count} anomaly maps are in {out}.", highlight=False, soft_wrap=True)
+
+
+@app.command()
 def bundle(
     runs: Annotated[list[str], typer.Argument(help="Groups, or runs as `proctor status` names them; of one group.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The bundle to write, x.tar.gz.")],
@@ -325,6 +346,48 @@ def report(
             "reason under `allow` in params.yaml."
         )
         raise typer.Exit(1)
+
+
+@app.command()
+def board(
+    check: Annotated[bool, typer.Option(help="Only check the records, as CI does.")] = False,
+    records: RecordsOption = BOARD / "records",
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for board.md and board.html.")] = BOARD / "build",
+) -> None:
+    """Render the board of accepted submissions; `--check` fails if a record is not valid."""
+    from reports import board as rendering
+
+    accepted = _accepted(records)
+    if check:
+        console.print(f"{len(accepted)} records, each valid.")
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "board.md").write_text(rendering.markdown(accepted))
+    (out / "board.html").write_text(rendering.page(accepted))
+    console.print(f"{out / 'board.html'} and board.md: {len(accepted)} submissions.", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def model_index(method: str, records: RecordsOption = BOARD / "records") -> None:
+    """Print the `model-index` block of a Hugging Face model card with a method's accepted submissions."""
+    from reports import board as rendering
+
+    found = rendering.model_index(_accepted(records), method)
+    if not found:
+        raise InputError(f"The board has no submission of method {method!r}; `proctor board` lists those it has.")
+    sys.stdout.write(yaml.safe_dump({"model-index": found}, sort_keys=False, allow_unicode=True))
+
+
+def _accepted(folder: Path) -> list[dict[str, Any]]:
+    """The records of the board, as JSON; ends the program if one is not valid."""
+    from benchmarks import board as accepted
+
+    found, problems = accepted.read(folder)
+    for problem in problems:
+        console.print(problem, markup=False, highlight=False, soft_wrap=True)
+    if problems:
+        raise typer.Exit(1)
+    return [record.model_dump(mode="json", by_alias=True) for record in found]
 
 
 def _expand() -> Iterator[Run | Unsupported]:

@@ -28,7 +28,9 @@ from submitit.helpers import DelayedSubmission
 
 import methods
 from benchmarks import datasets, interference, protocols, runs, store, trajectory
+from benchmarks.datasets.base import Dataset
 from benchmarks.params import Compute
+from benchmarks.protocols import Split
 from benchmarks.runs import Run
 from methods.base import Context, InputError, Method, Progress, Sample
 
@@ -202,13 +204,19 @@ def _execute(run: Run, device: str, cache_gib: float, claim: store.Claim) -> Non
         until = at + len(items)
         predictions[category] = ([item.key for item in items], scores[at:until], maps[at:until])
         at = until
+    context = replace(context, predict_batch=predict_batch)
     probes: dict[str, tuple[list[str], np.ndarray, np.ndarray]] = {}
     for category in split.test if run.interference else ():
         drawn = interference.probes(dataset, category, **run.interference or {})
         samples = [interference.sample(dataset, probe) for probe in drawn]
-        scores, maps, _ = _predict(run, method, samples, replace(context, predict_batch=predict_batch))
+        scores, maps, _ = _predict(run, method, samples, context)
         pasted = sum(probe.kind == "cut_paste" for probe in drawn)  # these come first; of a mixture the score will do
         probes[category] = ([probe.key for probe in drawn], scores, maps[:pasted].copy())
+    private = {}
+    for category in split.test:
+        if unlabelled := dataset.private(category):
+            scores, maps, _ = _predict(run, method, [dataset.sample(item) for item in unlabelled], context)
+            private[category] = ([item.key for item in unlabelled], scores, maps)
     record = {
         "hyper_parameters": to_jsonable_python(asdict(method)),
         "paper": method.paper,
@@ -217,6 +225,7 @@ def _execute(run: Run, device: str, cache_gib: float, claim: store.Claim) -> Non
         "selection": "last",
         "data": {"revision": dataset.revision(split.test), "train": len(train), "validation": len(validation)},
         "compute": run.compute,
+        **({"validation_pixels": _validation_pixels(run, method, dataset, split, context)} if private else {}),
         **method.record,
         "provenance": _provenance(device)
         | {
@@ -230,7 +239,20 @@ def _execute(run: Run, device: str, cache_gib: float, claim: store.Claim) -> Non
             "test_images_per_second": round(len(test) / (predicted - fitted), 3),
         },
     }
-    store.save(run, predictions, record, probes)
+    store.save(run, predictions, record, {"interference": probes, "private": private})
+
+
+def _validation_pixels(
+    run: Run, method: Method, dataset: Dataset, split: Split, context: Context
+) -> dict[str, dict[str, float]]:
+    """Of all pixels of a category's validation maps: mean and standard deviation, by which thresholds are set."""
+    found = {}
+    for category in split.test:
+        if held_out := [dataset.sample(item) for item in split.validation if item.category == category]:
+            _, maps, _ = _predict(run, method, held_out, context)
+            mean, std = maps.mean(dtype=np.float64), maps.std(dtype=np.float64)
+            found[category] = {"images": len(held_out), "mean": float(mean), "std": float(std)}
+    return found
 
 
 def _predict(

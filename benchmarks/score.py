@@ -86,7 +86,7 @@ def score_runs(runs: Sequence[Run], conventions: Sequence[str]) -> pd.DataFrame:
         dataset = datasets.load(run.dataset, run.root, run.categories)
         for cell in _cells(run):
             truths = [dataset.truth(item) for item in _items(dataset, cell.about["category"], cell.keys)]
-            rows += _rows(truths, [cell], known)
+            rows += category_rows(truths, [cell], known)
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -106,7 +106,7 @@ def _write(folder: str, group: str, rows: list[dict[str, Any]], columns: list[st
 def _cells(run: Run) -> Iterator[Cell]:
     folder = store.result_dir(run)
     record, predictions = store.load(folder)
-    probes = store.load_probes(folder)
+    probes = store.load_part(folder, "interference")
     names = ("variant", "method", "dataset", "protocol", "seed", "selection", "fingerprint")
     teacher = record.get("teacher")
     about = {name: record[name] for name in names} | {

@@ -30,6 +30,7 @@ Predictions: TypeAlias = Mapping[str, tuple[Sequence[str], np.ndarray, np.ndarra
 
 RESULTS = Path("results")
 SCHEMA = 1
+PARTS = ("interference", "private")  # what a run may hold besides the predictions of its test images
 BEAT_SECONDS = 30  # how often a run at work touches its status file
 SILENT_SECONDS = 300  # on another host, a run that was silent for this long is taken for dead
 CARRIED = ("attempts", "elapsed", "waited")  # what a status says of all of a run's attempts together
@@ -91,13 +92,15 @@ def read_json(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def save(run: Run, predictions: Predictions, record: Mapping[str, Any], probes: Predictions | None = None) -> None:
+def save(
+    run: Run, predictions: Predictions, record: Mapping[str, Any], parts: Mapping[str, Predictions] | None = None
+) -> None:
     """Store a finished run in its scratch folder, the record last.
 
     Args:
         predictions: of the test images.
         record: what else `record.json` must say; see results/README.md.
-        probes: of the probes of cross-class interference, if the run makes any.
+        parts: of other images, by the name of their folder and of their entry in the record: `interference`, `private`.
 
     Raises:
         InputError: the disk is full, or cannot be written for another reason.
@@ -107,10 +110,12 @@ def save(run: Run, predictions: Predictions, record: Mapping[str, Any], probes: 
     partial = scratch_dir(run) / f"partial-{uuid.uuid4().hex}"
     try:
         _write(partial, predictions)
-        if probes:
-            _write(partial / "interference", probes)
-            listed = {category: {"keys": list(keys), "maps": len(maps)} for category, (keys, _, maps) in probes.items()}
-            record = {**record, "interference": listed}
+        for name, part in (parts or {}).items():
+            if not part:
+                continue
+            _write(partial / name, part)
+            listed = {category: {"keys": list(keys), "maps": len(maps)} for category, (keys, _, maps) in part.items()}
+            record = {**record, name: listed}
         write_json(
             partial / "record.json",
             {
@@ -169,13 +174,15 @@ def load(folder: Path) -> tuple[dict[str, Any], dict[str, tuple[list[str], np.nd
     return record, _read(folder, record["categories"])
 
 
-def load_probes(folder: Path) -> dict[str, tuple[list[str], np.ndarray, np.ndarray]]:
-    """The probes of a stored run as `load` gives its test images, but with maps of the first M only; empty if none.
+def load_part(folder: Path, name: str) -> dict[str, tuple[list[str], np.ndarray, np.ndarray]]:
+    """A part of a stored run, as `load` gives its test images; empty if it has none.
+
+    `interference`: probes, with maps of the first M only. `private`: test images whose truth only a server knows.
 
     Raises:
         ValueError: as `load`.
     """
-    return _read(folder / "interference", (read_json(folder / "record.json") or {}).get("interference", {}))
+    return _read(folder / name, (read_json(folder / "record.json") or {}).get(name, {}))
 
 
 def _read(folder: Path, listed: Mapping[str, Any]) -> dict[str, tuple[list[str], np.ndarray, np.ndarray]]:
@@ -201,7 +208,8 @@ def status(run: Run) -> Status:
         if record is not None and record.get("fingerprint") == run.fingerprint:
             try:
                 load(folder)
-                load_probes(folder)
+                for part in PARTS:
+                    load_part(folder, part)
             except ValueError as error:
                 return Status(State.STALE, str(error))
             return Status(State.DONE)

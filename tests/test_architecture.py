@@ -26,10 +26,12 @@ ORDER = [
     "details",
     "score",
     "summary",
+    "export",
     "submission",
     "bundle",
     "archive",
     "verify",
+    "board",
     "cli",
 ]
 FORBIDDEN = {"score": {"runner", "launch"}, "runner": {"metrics"}, "launch": {"metrics"}, "runs": {"metrics"}}

@@ -260,7 +260,7 @@ def test_every_variant_protocol_and_seed_sees_the_same_probes(plain_root: Path, 
     execute(planned)
     stored: dict[str, list[Any]] = {"dark": [], "light": []}
     for run in planned:
-        for category, of_probes in store.load_probes(store.result_dir(run)).items():
+        for category, of_probes in store.load_part(store.result_dir(run), "interference").items():
             stored[category].append(of_probes)
     for found in stored.values():
         assert len(found) == 8
@@ -279,7 +279,7 @@ def test_probes_leave_the_predictions_of_test_images_as_they_are(plain_root: Pat
     _, with_probes = store.load(store.result_dir(run))
     execute(expand(plain_root, protocols=["multi_class"], interference=None))
     record, without = store.load(store.result_dir(run))
-    assert "interference" not in record and store.load_probes(store.result_dir(run)) == {}
+    assert "interference" not in record and store.load_part(store.result_dir(run), "interference") == {}
     for category, (keys, scores, maps) in without.items():
         assert keys == with_probes[category][0]
         np.testing.assert_array_equal(scores, with_probes[category][1])

@@ -26,7 +26,7 @@ class Item(NamedTuple):
 
     key: str  # "bottle/test/broken_large/000": category, split, defect, stem
     category: str
-    split: SplitName
+    split: SplitName | Literal["private"]
     defect: str  # "good", or the name of the defect
     image: Path
     masks: tuple[Path, ...] = ()  # empty for a normal image
@@ -118,6 +118,10 @@ class Dataset(ABC):
         The order follows the defects, so it is for people and for scoring; what a method is given is
         ordered by `opaque_key` (see `benchmarks.protocols`).
         """
+
+    def private(self, category: str) -> list[Item]:
+        """Test images whose truth only a server knows: predicted for a submission, never scored. Most have none."""
+        return []
 
     def is_category(self, folder: Path) -> bool:
         return not self.official_counts or folder.name in self.official_counts
@@ -211,6 +215,7 @@ class Dataset(ABC):
     def _items(self, category: str) -> Iterator[Item]:
         for split in SPLITS:
             yield from self.items(category, split)
+        yield from self.private(category)
 
     def _structure(self) -> Iterator[Problem]:
         for category in self.categories:

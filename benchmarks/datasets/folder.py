@@ -30,9 +30,9 @@ class Folder(Dataset):
 
     def items(self, category: str, split: SplitName) -> list[Item]:
         found: dict[str, Item] = {}
-        for folder in list_folders(self.root / category / split):
-            if split != "test" and folder.name != "good":
-                continue  # reported by `misplaced`
+        for folder in list_folders(self.split_folder(category, split)):
+            if folder.name == "ground_truth" or (split != "test" and folder.name != "good"):
+                continue  # the latter is reported by `misplaced`
             masks = self.masks(category, folder.name) if split == "test" and folder.name != "good" else {}
             for path in self.images(folder):
                 key = f"{category}/{split}/{folder.name}/{path.stem}"
@@ -40,6 +40,10 @@ class Folder(Dataset):
                     raise InputError(f"{path} and {found[key].image.name} share a stem. Rename or delete one of them.")
                 found[key] = Item(key, category, split, folder.name, path, masks.get(path.stem, ()))
         return [found[key] for key in sorted(found)]
+
+    def split_folder(self, category: str, split: SplitName) -> Path:
+        """Where the folders `good` and those of the defects lie."""
+        return self.root / category / split
 
     def images(self, defect: Path) -> list[Path]:
         """The images in a folder of `train`, `validation` or `test`."""
@@ -58,7 +62,7 @@ class Folder(Dataset):
         for defect in self.masked_defects(category):
             for stem, paths in self.masks(category, defect).items():
                 if stem not in stems.get(defect, ()):
-                    expected = self.root / category / "test" / defect / stem
+                    expected = self.split_folder(category, "test") / defect / stem
                     found.append(
                         Problem("error", f"{paths[0]}: mask without its image {expected}.*. Extract the archive again.")
                     )

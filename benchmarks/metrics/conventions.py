@@ -66,6 +66,7 @@ CONVENTIONS = {
     for convention in (
         Convention("default", mask_threshold=0, size="map", pro="pooled", fpr_limit=0.3),
         Convention("loco", mask_threshold=0, size="native", pro="saturated", fpr_limit=0.05),
+        Convention("mvtec_ad_2", mask_threshold=0, size="native", pro="pooled", fpr_limit=0.05),
         Convention("rd_official", mask_threshold=0.5, size=256, pro="per_image", fpr_limit=0.3),
         Convention("stfpm_official", mask_threshold=0, size=256, pro="rescaled", fpr_limit=0.3),
         # One choice at a time. Beside `pooled_256`: rescaling alone makes `stfpm_official`, the native size alone
