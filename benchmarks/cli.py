@@ -342,8 +342,9 @@ def report(
     console.print(f"The report is at {page}.")
     if strict and problems:
         console.print(
-            f"{len(problems)} problems, listed above and on the page: mend them, or give each kind that may stay a "
-            "reason under `allow` in params.yaml."
+            f"Problems, listed above and on the page: {len(problems)}. Mend them, or give each kind that may stay a "
+            "reason under `allow` in params.yaml.",
+            soft_wrap=True,
         )
         raise typer.Exit(1)
 
