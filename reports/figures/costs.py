@@ -22,7 +22,6 @@ from reports.figures._style import (
 )
 from reports.tables import METRICS
 
-
 COSTS = {"training_minutes": "training (minutes)", "image_milliseconds": "prediction (ms per image)"}
 
 
