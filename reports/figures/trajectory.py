@@ -15,7 +15,7 @@ from reports.tables import METRICS
 
 def draw(data: pd.DataFrame) -> Figure:
     metrics, names = list(dict.fromkeys(data.name)), sorted(data.variant.unique())
-    figure, axes = panels(len(metrics), 3, 2.0 + 0.12 * len(names))
+    figure, axes = panels(len(metrics), 2 if len(metrics) == 4 else 3, 2.0 + 0.12 * len(names))
     for axis, metric in zip(axes, metrics, strict=True):
         for name, look in looks(names).items():
             rows = data[(data.name == metric) & (data.variant == name)]
