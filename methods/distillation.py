@@ -166,14 +166,14 @@ class Distillation(Method):
     ) -> dict[str, float]:
         """What selection and the course of training need to know after an epoch; `unseen`: `normal` was held out."""
         measured: dict[str, float] = {}
-        judged = context.judge and (epoch % context.judge_every == 0 or epoch == self.epochs)
-        if self.selection == "validation" or (judged and unseen):
+        judge = context.judge if epoch % context.judge_every == 0 or epoch == self.epochs else None
+        if self.selection == "validation" or (judge and unseen):
             self.calibrate([])  # scaled by the very images that they are of, the maps' mean would never change
             maps = [self.anomaly_map(*pair) for pair in normal()]
             measured["validation"] = torch.cat(maps).mean().item()
-        if judged and context.judge:
+        if judge:
             self.calibrate(normal())
-            measured |= context.judge(lambda test: self._predict(test, context))
+            measured |= judge(lambda test: self._predict(test, context))
         return measured
 
     def predict(self, test: Sequence[Sample], context: Context) -> Iterator[Prediction]:

@@ -38,8 +38,9 @@ def fitted(root: Path, **how: Any) -> tuple[Method, list[Sample]]:
     (split,) = protocols.expand("one_class", dataset)
     train, test = ([dataset.sample(item) for item in items] for items in (split.train, split.test["cog"]))
     judge = trajectory.judge(dataset, split) if how.pop("judged", True) else None
+    held_out = [dataset.sample(item) for item in split.validation] if how.pop("validated", False) else []
     method = create("rd", epochs=4, **how)
-    return method.fit(train, [], Context(judge=judge, judge_every=3)), test
+    return method.fit(train, held_out, Context(judge=judge, judge_every=3)), test
 
 
 def maps(method: Method, test: Sequence[Sample]) -> torch.Tensor:
@@ -54,6 +55,16 @@ def test_the_course_of_training_is_measured_every_few_epochs_and_changes_nothing
     assert [entry["epoch"] for entry in history if entry["measured"]] == [3, 4]
     assert set(history[-1]["measured"]) == METRICS
     assert torch.equal(maps(watched, test), maps(unwatched, test))
+
+
+def test_held_out_images_are_looked_at_beside_the_test_images_whatever_is_selected_and_change_nothing(
+    toy_root: Path,
+) -> None:
+    last, test = fitted(toy_root, validated=True)
+    unwatched, _ = fitted(toy_root, validated=True, judged=False)
+    assert [set(entry["measured"]) for entry in last.record["history"]] == [set()] * 2 + [METRICS | {"validation"}] * 2
+    assert (last.record["selection"], last.record["epoch"]) == ("last", 4)
+    assert torch.equal(maps(last, test), maps(unwatched, test))
 
 
 def test_the_oracle_keeps_the_epoch_that_is_best_on_the_test_images_and_says_so(

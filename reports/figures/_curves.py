@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from reports.figures._style import PALE, legend, looks, note, panels
+from reports.figures._style import PALE, legend, looks, note, panels, span
 
 
 def curves(data: pd.DataFrame, kind: str, axis_labels: tuple[str, str], limit: float = 1.0) -> Figure:
@@ -35,8 +35,7 @@ def curves(data: pd.DataFrame, kind: str, axis_labels: tuple[str, str], limit: f
         axis.set(title=category, xlim=(-0.01 * limit, limit * 1.01), ylim=(-0.02, 1.03))
     figure.supylabel(axis_labels[1])
     legend(figure, axes, names)
-    counts = sorted(set(data.groupby(["variant", "category"]).size()))
-    several = f"Mean over {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} seeds; shaded: their range."
-    note(figure, several if counts[-1] > 1 else "One seed.", "Grey line: chance." if kind == "roc" else "",
-         xlabel=axis_labels[0])  # fmt: skip
+    seeds = span(data.groupby(["variant", "category"]).size())
+    told = "One seed." if seeds == "1" else f"Mean over {seeds} seeds; shaded: their range."
+    note(figure, told, "Grey line: chance." if kind == "roc" else "", xlabel=axis_labels[0])
     return figure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import NamedTuple
 
 import numpy as np
@@ -49,7 +50,7 @@ def grid(
         under: by variant, what to print under each map.
     """
     columns = ["image", "truth", *maps]
-    size = (WIDTH - 0.7) / max(len(columns), 6)
+    size = max((WIDTH - 0.7) / max(len(columns), 6), 0.6)  # inches; with very many variants wider than a page
     layout = ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
     figure = Figure(figsize=(size * len(columns) + 0.7, (size + 0.17 * bool(under)) * len(rows) + 0.6), layout=layout)
     axes = figure.subplots(len(rows), len(columns), squeeze=False)
@@ -61,7 +62,7 @@ def grid(
             axis.imshow(of[down], cmap="inferno", vmin=float(of.min()), vmax=float(of.max()))
             axis.set_xlabel(under[variant][down] if under else "", fontsize=6.5, labelpad=1.5)
     for axis, name in zip(axes[0], columns, strict=True):
-        axis.set_title(name, fontsize=7)
+        axis.set_title(fill(name.replace("_", " "), 12).replace("\n", "_\n").replace(" ", "_"), fontsize=7)
     for axis in axes.ravel():
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)

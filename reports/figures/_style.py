@@ -106,19 +106,18 @@ def ordered(protocols: Iterable[str]) -> list[str]:
     return [name for name in PROTOCOLS if name in found] + sorted(found - set(PROTOCOLS))
 
 
-def title(metric: str, convention: str = IMAGE_CONVENTION) -> str:
-    """A panel's title, folded: the metric, and its convention where it has several."""
-    name = METRICS.get(metric, metric)
-    return name if convention == IMAGE_CONVENTION else f"{name}\n{fill(convention, 26)}"
+def span(counts: Iterable[int]) -> str:
+    """The least and the largest count, such as "2 to 3", or the only one."""
+    found = sorted(set(counts))
+    return " to ".join(str(count) for count in dict.fromkeys((found[0], found[-1])))
 
 
-def over_seeds(cells: Iterable[Cell], spread: str = "one standard deviation over seeds") -> str:
-    """A sentence on how many seeds there are and what whiskers say."""
-    counts = sorted({len(cell.values) for cell in cells if cell.values})
-    if counts == [1]:
-        return "One seed: no deviation."
-    seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return f"Mean over {seeds} seeds; whiskers: {spread}."
+def over_seeds(cells: Iterable[Cell], whiskers: str = "one standard deviation over seeds") -> str:
+    """A sentence on how many seeds there are and what whiskers say, if there are any."""
+    seeds = span(len(cell.values) for cell in cells)
+    if seeds == "1":
+        return "One seed: no deviation." if whiskers else "One seed."
+    return f"Mean over {seeds} seeds" + (f"; whiskers: {whiskers}." if whiskers else ".")
 
 
 def protocol_keys(axis: Axes, protocols: Iterable[str]) -> None:

@@ -15,8 +15,8 @@ from reports.figures._style import (
     ordered,
     over_seeds,
     panels,
-    title,
 )
+from reports.tables import METRICS
 
 
 def draw(data: pd.DataFrame) -> Figure:
@@ -33,7 +33,7 @@ def draw(data: pd.DataFrame) -> Figure:
             axis.bar(at, means, 0.92 * width, color=look.colour, edgecolor=INK, lw=0.5, hatch=look.hatch, label=name)
             spread = [100 * cell.std for cell in cells]  # NaN with one seed, which draws no whisker
             axis.errorbar(at, means, yerr=spread, fmt="none", ecolor=INK, capsize=1.5, lw=0.8, capthick=0.8)
-        axis.set(title=title(metric), ylim=(0, 105), xlim=(-0.6, len(protocols) - 0.4))
+        axis.set(title=METRICS.get(metric, metric), ylim=(0, 105), xlim=(-0.6, len(protocols) - 0.4))
         axis.set_xticks(range(len(protocols)), protocols)
         axis.grid(axis="y")
     figure.supylabel("percent")

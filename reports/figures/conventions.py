@@ -8,7 +8,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from reports.figures._style import filled, legend, looks, note, over_seeds, panels, title
+from reports.figures._style import filled, legend, looks, note, over_seeds, panels
+from reports.tables import METRICS
 
 
 def draw(data: pd.DataFrame) -> Figure:
@@ -28,10 +29,12 @@ def draw(data: pd.DataFrame) -> Figure:
             for name, row in grid.iterrows()
         ]
         axis.set_xticks(range(len(grid)), ticks, fontsize=6.5)
-        axis.set(title=title(metric), xlim=(-0.3, len(grid) - 0.7), ylim=(len(names) + 0.4, 0.6))
+        axis.set(title=METRICS.get(metric, metric), xlim=(-0.3, len(grid) - 0.7), ylim=(len(names) + 0.4, 0.6))
         axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     figure.supylabel("rank by the mean over categories and seeds, 1 is best")
     legend(figure, axes, names)
-    note(figure, over_seeds(data.cell).split(";")[0].rstrip(".") + "; a rank has no deviation of its own.",
-         "τ: Kendall's rank correlation with the first convention, 1 where no variant changes places.")  # fmt: skip
+    note(
+        figure, over_seeds(data.cell, whiskers=""),
+        "τ: Kendall's rank correlation with the first convention, 1 where no variant changes places.",
+    )  # fmt: skip
     return figure

@@ -19,8 +19,8 @@ from reports.figures._style import (
     note,
     over_seeds,
     panels,
-    title,
 )
+from reports.tables import METRICS
 
 COSTS = {"training_minutes": "training (minutes)", "image_milliseconds": "prediction (ms per image)"}
 
@@ -40,7 +40,7 @@ def draw(data: pd.DataFrame) -> Figure:
                     xerr=[[at - row[f"{cost}_low"]], [row[f"{cost}_high"] - at]], ecolor=INK, elinewidth=0.7,
                     fmt=look.marker, ms=5.5, mfc=face(row["protocol"], look.colour), mec=INK, mew=0.7, label=shown,
                 )  # fmt: skip
-        axis.set(xscale="log", xlabel=label, title=title(metric) if place < len(metrics) else "")
+        axis.set(xscale="log", xlabel=label, title=METRICS.get(metric, metric) if place < len(metrics) else "")
         log_ticks(axis.xaxis)
         axis.tick_params(labelbottom=True)
         axis.grid()

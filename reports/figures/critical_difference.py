@@ -6,11 +6,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from reports.figures._style import INK, first_conventions, note, panels, title
+from reports.figures._style import INK, first_conventions, note, panels, span
+from reports.tables import METRICS
 
 
 def draw(data: pd.DataFrame) -> Figure:
-    categories = sorted({int(cell.text) for cell in data.cell[data.quantity == "categories"]})
+    categories = span(int(cell.text) for cell in data.cell[data.quantity == "categories"])
     data, told = first_conventions(data[data.quantity == "mean rank"])
     metrics = list(dict.fromkeys(data.metric))
     count = data.groupby("metric").size().max()
@@ -26,14 +27,13 @@ def draw(data: pd.DataFrame) -> Figure:
         for place, (first, last) in enumerate(cliques):
             axis.plot([0.6 - 0.1 * place] * 2, [first, last], color=INK, lw=3, solid_capstyle="butt")
         axis.set_yticks(rows.index, rows.variant)
-        axis.set(title=title(metric), xlim=(0.4 - 0.1 * len(cliques), len(rows) + 0.2))
+        axis.set(title=METRICS.get(metric, metric), xlim=(0.4 - 0.1 * len(cliques), len(rows) + 0.2))
         axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(axis="x")
-    over = " to ".join(map(str, dict.fromkeys((categories[0], categories[-1]))))
     note(
-        figure, f"Over {over} categories; whiskers: 95% bootstrap intervals over them. A thick bar joins variants",
-        "that Wilcoxon's signed-rank test with Holm's correction cannot tell apart (p < 0.05).", *told,
+        figure, f"Over {categories} categories; whiskers: 95% bootstrap intervals over them. A thick bar joins",
+        "variants that Wilcoxon's signed-rank test with Holm's correction cannot tell apart (p < 0.05).", *told,
         xlabel="mean rank over categories, 1 is best",
     )  # fmt: skip
     return figure

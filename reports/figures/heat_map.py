@@ -7,8 +7,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from reports.figures._style import INK, WIDTH, filled, first_conventions, note, over_seeds, title
-from reports.tables import MEAN
+from reports.figures._style import INK, WIDTH, filled, first_conventions, note, over_seeds
+from reports.tables import MEAN, METRICS
 
 CELL = 0.32, 0.19  # inches: holds "100.0" at the size below
 LABELS = 1.1  # inches
@@ -36,11 +36,11 @@ def draw(data: pd.DataFrame) -> Figure:
             values, ax=axes[place], annot=True, fmt=".1f", cmap=COLOURS, linewidths=0.8, cbar=False,
             annot_kws={"fontsize": 6.5, "color": INK}, yticklabels=categories if place % across == 0 else False,
         )  # fmt: skip
-        axes[place].set(title=title(metric), xlabel="", ylabel="")
+        axes[place].set(title=METRICS.get(metric, metric), xlabel="", ylabel="")
         axes[place].tick_params(length=0)
         axes[place].tick_params(axis="y", rotation=0)
         axes[place].axhline(len(categories) - 1, color=INK, lw=1)  # the mean stands apart
         axes[place].set_xticks(np.arange(len(names)) + 0.5, names, rotation=45, ha="right", rotation_mode="anchor")
-    note(figure, "Percent.", over_seeds(data.cell).split(";")[0].rstrip(".") + ".",
+    note(figure, "Percent.", over_seeds(data.cell, whiskers=""),
          "The darker, the lower; each panel has a scale of its own.", *told)  # fmt: skip
     return figure

@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from reports.figures._style import log_ticks, note, panels
+from reports.figures._style import log_ticks, note, panels, span
 
 
 def draw(data: pd.DataFrame) -> Figure:
@@ -24,6 +24,6 @@ def draw(data: pd.DataFrame) -> Figure:
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     figure.supylabel("weighted loss term")
     runs = data.groupby("variant")[["split", "seed"]].apply(lambda of: len(of.drop_duplicates()))
-    note(figure, f"Mean over the runs of each variant (splits and seeds: {runs.min()} to {runs.max()});",
+    note(figure, f"Mean over the runs of each variant (splits and seeds: {span(runs)});",
          "shaded: one standard deviation.", xlabel="epoch")  # fmt: skip
     return figure

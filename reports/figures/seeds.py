@@ -20,8 +20,9 @@ from reports.figures._style import (
     ordered,
     panels,
     protocol_keys,
-    title,
+    span,
 )
+from reports.tables import METRICS
 
 
 def draw(data: pd.DataFrame) -> Figure:
@@ -38,16 +39,14 @@ def draw(data: pd.DataFrame) -> Figure:
                     axis.plot(values, [height] * len(values), look.marker, ms=4.5, color=look.colour, mec=INK, mew=0.7,
                               mfc=face(protocol, look.colour))  # fmt: skip
                     axis.plot([100 * cell.mean] * 2, [height - 0.17, height + 0.17], color=INK, lw=1.4)
-        axis.set(title=title(metric), ylim=(len(names) - 0.5, -0.5))
+        axis.set(title=METRICS.get(metric, metric), ylim=(len(names) - 0.5, -0.5))
         axis.set_yticks(range(len(names)), names)
         axis.grid(axis="x")
         axis.margins(x=0.08)
     protocol_keys(axes[0], protocols)
     legend(figure, axes, protocols)
-    counts = sorted({len(cell.values) for cell in data.cell})
     note(
-        figure,
-        f"A point is a seed ({' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} of each variant), "
-        "a bar their mean.", "Each panel has a scale of its own, which does not begin at 0.", *told, xlabel="percent",
+        figure, f"A point is a seed ({span(len(cell.values) for cell in data.cell)} of each variant), a bar",
+        "their mean. Each panel has a scale of its own, which does not begin at 0.", *told, xlabel="percent",
     )  # fmt: skip
     return figure

@@ -9,12 +9,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from reports.figures._style import looks, note, panels, title
+from reports.figures._style import looks, note, panels
+from reports.tables import METRICS
 
 
 def draw(data: pd.DataFrame) -> Figure:
     metrics, names = list(dict.fromkeys(data.name)), sorted(data.variant.unique())
-    figure, axes = panels(len(metrics), 3, 2.0 + 0.12 * len(names))
+    figure, axes = panels(len(metrics), 2 if len(metrics) == 4 else 3, 2.0 + 0.12 * len(names))
     for axis, metric in zip(axes, metrics, strict=True):
         for name, look in looks(names).items():
             rows = data[(data.name == metric) & (data.variant == name)]
@@ -25,7 +26,7 @@ def draw(data: pd.DataFrame) -> Figure:
                 axis.plot(runs.index, mean, color=look.colour, marker=look.marker, linestyle=look.dash, ms=4, lw=1.1,
                           label=said)  # fmt: skip
                 axis.fill_between(runs.index, mean - spread, mean + spread, color=look.colour, alpha=0.15, lw=0)
-        axis.set(title=title(metric))
+        axis.set(title=METRICS.get(metric, metric))
         axis.legend(fontsize=6.5, loc="upper center", bbox_to_anchor=(0.5, -0.12), handlelength=3)
         epochs = sorted(set(data.epoch))
         if len(epochs) > 6:
