@@ -230,9 +230,9 @@ function recordTable(runs) {
 
 function reproduction(runs) {
   const commit = run => run.facts.provenance?.git_commit;
-  const commits = [...new Set(runs.map(run => commit(run) ?? "an unknown commit"))];
+  const commits = [...new Set(runs.map(run => commit(run) ?? "unknown"))];
   const dirty = runs.filter(run => run.facts.provenance?.git_dirty).map(run => run.seed);
-  const says = [`In the project at ${commits.join(", ")}, with the suite's params.yaml. `];
+  const says = [`In the project at commit ${commits.join(", ")}, with the suite's params.yaml. `];
   if (dirty.length) says.push(`There were uncommitted changes (seed ${dirty.join(", ")}). `);
   says.push("A finished run is not repeated: move its folder out of results/predictions first.");
   return [make("p", { class: "soft" }, says.join("")),
