@@ -492,7 +492,8 @@ def _explain(entry: Run | None) -> None:
 
 def _print_failure(entry: Run) -> None:
     typer.secho(f"failed {entry.name}: {store.status(entry).reason}", err=True, fg="red")
-    typer.echo(store.log_tail(entry), err=True)
+    if tail := store.log_tail(entry, lines=15):
+        typer.echo(f"log: {store.log_dir(entry)}\n{tail}", err=True)
 
 
 def main() -> None:

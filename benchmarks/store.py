@@ -33,6 +33,7 @@ SCHEMA = 1
 PARTS = ("interference", "private")  # what a run may hold besides the predictions of its test images
 BEAT_SECONDS = 30  # how often a run at work touches its status file
 SILENT_SECONDS = 300  # on another host, a run that was silent for this long is taken for dead
+KEPT_LINES = 40  # of a log, in the result
 CARRIED = ("attempts", "elapsed", "waited")  # what a status says of all of a run's attempts together
 
 
@@ -151,7 +152,7 @@ def collect(run: Run) -> None:
     finished, target = scratch_dir(run) / "result", result_dir(run)
     if not finished.exists():
         return
-    if tail := log_tail(run):
+    if tail := log_tail(run, KEPT_LINES):
         (finished / "log.txt").write_text(tail + "\n")  # the log itself goes with the scratch folder
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(target, ignore_errors=True)
@@ -249,13 +250,10 @@ def log_dir(run: Run) -> Path:
     return RESULTS / "scratch" / "slurm" / job if job else scratch_dir(run) / "log"
 
 
-def log_tail(run: Run, lines: int = 15) -> str:
-    """Where a run's log lies, and its last lines."""
+def log_tail(run: Run, lines: int) -> str:
+    """The last lines of each of the two files that a run's last process wrote; empty if there is none."""
     logs = sorted(log_dir(run).glob("*_log.*"), key=lambda path: path.stat().st_mtime)
-    if not logs:
-        return ""
-    text = "\n".join(line for path in logs[-2:] for line in path.read_text(errors="replace").splitlines()[-lines:])
-    return f"log: {logs[-1].parent}\n{text}"
+    return "\n".join(line for path in logs[-2:] for line in path.read_text(errors="replace").splitlines()[-lines:])
 
 
 def touched_at(run: Run) -> float:

@@ -88,7 +88,12 @@ def _run(record: Mapping[str, Any]) -> dict[str, Any]:
         "seed": record["seed"],
         "split": record["split"],
         "categories": list(record.get("categories", ())),
-        "facts": {name: _without_history(value) for name, value in record.items() if name not in APART},
+        # Fingerprints come last: they are for those who compare, not for those who read.
+        "facts": {
+            name: _without_history(record[name])
+            for name in sorted(record, key=lambda name: name.startswith("fingerprint"))
+            if name not in APART
+        },
         "losses": _losses(record),
         "log": record.get("log", "")[-LOG:],
         "path": f"results/predictions/{record['folder']}",

@@ -7,7 +7,7 @@ const title = document.getElementById("opened");
 const behind = dialog.querySelector(".behind");
 const DASHES = ["", "7 3", "2 3", "9 3 2 3", "1 2", "12 4"];
 
-/** An element; `attributes` may hold `text`, `children` are elements, strings, or null for none. */
+/** An element with attributes; its children are elements, strings, lists of them, or null for none. */
 function make(name, attributes = {}, ...children) {
   const svg = ["svg", "path", "text", "line"].includes(name);
   const element = svg ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
@@ -83,12 +83,12 @@ function spread(values) {
   return percent(mean, 1) + (known.length > 1 ? ` \u00b1 ${percent(Math.sqrt(variance), 1)}` : "");
 }
 
-function table(caption, heads, rows) {
+function table(caption, heads, rows, foot = []) {
+  const row = ([first, ...cells]) => make("tr", {}, make("th", { scope: "row" }, first), cells.map(cell => make("td", {}, cell)));
   const head = heads.map(text => make("th", { scope: "col", "aria-sort": "none" }, make("button", { type: "button" }, text)));
   return make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Table: ${caption}` },
     make("table", {}, make("caption", {}, caption), make("thead", {}, make("tr", {}, head)),
-      make("tbody", {}, rows.map(([first, ...cells]) => make("tr", {},
-        make("th", { scope: "row" }, first), cells.map(cell => make("td", {}, cell)))))));
+      make("tbody", {}, rows.map(row)), foot.length ? make("tfoot", {}, row(foot)) : null));
 }
 
 /** A metric in words: its name, and its convention, subset and selection where they are not the usual ones. */
@@ -108,12 +108,22 @@ function scoreTable(group, cell) {
   return table("Scores, percent", ["metric", "mean \u00b1 deviation", ...seeds.map(seed => `seed ${seed}`)], rows);
 }
 
-/** Every category of a group, each leading to its own cell. */
+/** The mean over categories, within each seed; of a seed that lacks one that others have, there is none. */
+function means(group, i) {
+  const cells = Object.values(group.categories).map(cell => cell.scores);
+  const known = cells.filter(scores => Object.values(scores).some(values => typeof values[i] === "number"));
+  const value = (scores, seed) => typeof scores[seed]?.[i] === "number" ? scores[seed][i] : NaN;
+  const seeds = [...new Set(cells.flatMap(Object.keys))];
+  return seeds.map(seed => known.reduce((sum, scores) => sum + value(scores, seed), 0) / known.length).filter(mean => !isNaN(mean));
+}
+
+/** Every category of a group, each leading to its own cell, and their mean. */
 function categoryTable(group) {
   const rows = Object.entries(group.categories).map(([category, cell]) => [
     link(nameOf(group), category, category),
     ...group.metrics.map((_, i) => spread(Object.values(cell.scores).map(scores => scores[i])))]);
-  return table("Mean \u00b1 deviation over seeds, percent", ["category", ...group.metrics.map(metricName)], rows);
+  return table("Mean \u00b1 deviation over seeds, percent", ["category", ...group.metrics.map(metricName)], rows,
+    ["mean", ...group.metrics.map((_, i) => spread(means(group, i)))]);
 }
 
 // Curves
@@ -167,6 +177,11 @@ function losses(runs) {
   });
 }
 
+function charts(drawn) {
+  const found = drawn.filter(Boolean);
+  return found.length ? [make("h3", {}, "Curves"), make("div", { class: "charts" }, found)] : [];
+}
+
 // Maps
 
 async function maps(group, cell) {
@@ -204,21 +219,21 @@ function recordTable(runs) {
     const names = [...new Set(found.flatMap(entries => [...entries.keys()]))];
     return names.map(name => row(name || part.replaceAll("_", " "), found.map(entries => entries.get(name) ?? "\u2013")));
   };
-  const skipped = ["variant", "dataset", "protocol", "deviations"];
+  const skipped = ["variant", "dataset", "protocol", "seed", "deviations"];  // said elsewhere
   const body = [make("tbody", {}, parts.filter(part => !inner(part) && !skipped.includes(part)).flatMap(rowsOf)),
     ...parts.filter(inner).map(part => make("tbody", {}, make("tr", { class: "part" },
       make("th", { scope: "rowgroup", colspan: runs.length + 1 }, part.replaceAll("_", " "))), rowsOf(part)))];
   const heads = ["", ...runs.map(run => `seed ${run.seed}`)];
-  return make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table: record" }, make("table", {},
+  return make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table: record" }, make("table", { class: "record" },
     make("thead", {}, make("tr", {}, heads.map(text => text ? make("th", { scope: "col" }, text) : make("td", {})))), body));
 }
 
 function reproduction(runs) {
   const commit = run => run.facts.provenance?.git_commit;
-  const commits = [...new Set(runs.map(run => commit(run) ?? "an unknown commit"))];
+  const commits = [...new Set(runs.map(run => commit(run) ?? "unknown"))];
   const dirty = runs.filter(run => run.facts.provenance?.git_dirty).map(run => run.seed);
-  const says = [`In the project at ${commits.join(", ")}, with the suite's params.yaml. `];
-  if (dirty.length) says.push(`Seed ${dirty.join(", ")} ran with uncommitted changes. `);
+  const says = [`In the project at commit ${commits.join(", ")}, with the suite's params.yaml. `];
+  if (dirty.length) says.push(`There were uncommitted changes (seed ${dirty.join(", ")}). `);
   says.push("A finished run is not repeated: move its folder out of results/predictions first.");
   return [make("p", { class: "soft" }, says.join("")),
     ...runs.map(run => make("pre", { tabindex: 0, "aria-label": `Commands, seed ${run.seed}` }, make("code", {}, run.commands.join("\n"))))];
@@ -238,17 +253,18 @@ function evidence(runs) {
 
 // The dialog
 
+/** What the dialog shows of a cell; of a mean its categories, and the runs where all of them share these. */
 async function contents(group, category) {
   const shared = group.runs.every(run => run.split === group.runs[0]?.split);
-  if (category === "mean") return [categoryTable(group), ...(shared && group.runs.length ? [make("div", { class: "charts" }, losses(group.runs).filter(Boolean)), ...evidence(group.runs)] : [])];
+  if (category === "mean")
+    return [categoryTable(group), ...(shared && group.runs.length ? [...charts(losses(group.runs)), ...evidence(group.runs)] : [])];
   const cell = group.categories[category];
   if (!cell) return [make("p", {}, "Nothing is stored of this category.")];
   const runs = group.runs.filter(run => run.categories.includes(category));
-  const charts = [curves(cell, "roc", "ROC", "false positive rate of images", "true positive rate"),
-    curves(cell, "pro", "PRO", "false positive rate of pixels", "per-region overlap"), ...losses(runs)].filter(Boolean);
   return [
     Object.keys(cell.scores).length ? scoreTable(group, cell) : null,
-    ...(charts.length ? [make("h3", {}, "Curves"), make("div", { class: "charts" }, charts)] : []),
+    ...charts([curves(cell, "roc", "ROC", "false positive rate of images", "true positive rate"),
+      curves(cell, "pro", "PRO", "false positive rate of pixels", "per-region overlap"), ...losses(runs)]),
     ...(Object.keys(cell.maps).length ? [make("h3", {}, "Anomaly maps"),
       make("p", { class: "soft" }, "Test images that no score has chosen; below them the truth, then each seed's maps, on a scale of their own, with the image scores."),
       make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Anomaly maps" }, make("div", { class: "strip" }, await maps(group, cell)))] : []),

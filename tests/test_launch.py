@@ -327,3 +327,14 @@ def test_a_row_tells_of_a_run_at_work_what_its_process_reported(expand: Callable
     drawn = console.export_text()
     assert "fit 3/10" in drawn
     assert "0:01:" in drawn
+
+
+def test_a_collected_run_keeps_the_end_of_its_log(expand: Callable[..., list[Run]]) -> None:
+    run, _ = expand()
+    runner.execute(run, "cpu", 1, 1.0)
+    log = store.scratch_dir(run) / "log"
+    log.mkdir()
+    (log / "1_0_log.out").write_text("".join(f"line {i}\n" for i in range(100)))
+    store.collect(run)
+    assert (store.result_dir(run) / "log.txt").read_text().splitlines() == [f"line {i}" for i in range(60, 100)]
+    assert store.status(run).state is State.DONE

@@ -1,7 +1,13 @@
 """The pipeline by running it: `dvc repro` in a fresh copy of the project, and what each change makes it do again."""
 
+import base64
+import io
 import json
+import re
+import shlex
+import shutil
 import time
+import zlib
 from pathlib import Path
 
 import pandas as pd
@@ -52,6 +58,18 @@ def test_scores_are_tidy_rows_on_standard_output(project: Project) -> None:
     assert set(rows["variant"]) == {"rd", "fd"}
     assert {"image_auroc", "pixel_auroc", "aupro"} <= set(rows["metric"])
     assert rows["value"].between(0, 1).all()
+
+
+def test_the_commands_that_the_page_gives_for_a_cell_make_it_again(project: Project) -> None:
+    page = (project.folder / "reports" / "build" / "index.html").read_text()
+    (pack,) = re.findall(r'id="pack-rd-toy-one_class">([^<]+)<', page)
+    (run,) = json.loads(zlib.decompress(base64.b64decode(pack)))["runs"]
+    shutil.rmtree(project.folder / run["path"])
+    *_, printed = [project.run(*shlex.split(command)).stdout for command in run["commands"]]
+    rows = pd.read_csv(io.StringIO(printed))
+    stored = pd.read_csv(project.folder / "results" / "scores" / "rd-toy-one_class.csv")
+    assert len(rows) > 5
+    pd.testing.assert_frame_equal(rows, stored)
 
 
 def test_metrics_and_plots_are_wired_to_dvc(project: Project) -> None:

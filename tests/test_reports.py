@@ -84,7 +84,7 @@ def record(
         "source": "none found",
         "deviations": ["a <small> student"],
         "data": {"revision": "r", "train": 8, "validation": 0},
-        "categories": {},
+        "categories": {name: {"keys": []} for name in (CATEGORIES if split == "all" else (split,))},
         "fingerprint": f"f{seed}",
         "fingerprint_parts": {"sources": "s"},
         "history": [
@@ -313,15 +313,11 @@ def test_every_figure_exists_as_png_and_pdf(report: Path) -> None:
     assert all(path.with_suffix(".pdf").exists() for path in (report / "figures").glob("*.png"))
 
 
-def test_the_page_is_self_contained_and_every_link_leads_somewhere(report: Path) -> None:
+def test_the_page_shows_what_was_built_and_each_problem_once(report: Path) -> None:
     text = (report / "index.html").read_text()
     assert not re.findall(r'(?:src|href)="(?:https?:)?//', text) and "@import" not in text
-    ids = re.findall(r' id="([^"]+)"', text)
-    assert len(ids) == len(set(ids))
-    assert set(re.findall(r'href="#([^"]+)"', text)) <= set(ids)
     assert all((report / path).exists() for path in re.findall(r'href="((?:tables|figures)/[^"]+)"', text))
-    assert 'href="#rd-toy-one_class-bolt"' in text and 'href="#rd-toy-multi_class-all"' in text
-    assert "proctor run --variant rd --dataset toy --protocol one_class --split bolt --seed 1" in text
+    assert text.count("<img ") == len(list((report / "figures").glob("*.png")))
     assert "a &lt;small&gt; student" in text and "ImageNet" not in text
     said = problems(report)
     assert said.count("<li>") == 1 and "fd has no score of tray with seed 1" in said

@@ -199,3 +199,18 @@ def test_means_are_over_categories_within_a_seed_first(results: Path) -> None:
     summary.write(["rd-toy-one_class"])
     metrics = store.read_json(results / "metrics.json")
     assert metrics == {"rd": {"toy": {"one_class": {"image_auroc": 0.75}}}}
+
+
+def test_one_run_is_scored_alone_as_in_its_group_and_nothing_is_written(
+    toy_root: Path, own_methods: Path, results: Path
+) -> None:
+    first, second = expand(toy_root, seeds=(0, 1))
+    for run in (first, second):
+        execute(run)
+    alone = score.score_runs([second], ["default"])
+    assert not (results / "scores").exists()
+    score.score_group(first.group, [first, second], ["default"])
+    together = summary.read_scores([first.group])
+    order = ["category", "metric", "convention"]
+    expected = together[together.seed == 1].sort_values(order).value
+    np.testing.assert_allclose(alone.sort_values(order).value, expected, rtol=0, atol=0)

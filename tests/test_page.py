@@ -1,0 +1,367 @@
+"""The one offline page: what it holds, and how it behaves in a real Chromium, where one is installed."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+from benchmarks import bench_page
+from reports import build, evidence, page
+from reports.tables import Cell, Table
+
+CATEGORIES = {"mvtec_ad": ["screw", "toothbrush"]}
+SPECS = ("per_category", "degradation_per_category", "ranks")
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two variants, two categories, two protocols, two seeds; fd's toothbrush has not been scored under one_class."""
+    folder = tmp_path_factory.mktemp("page") / "results"
+    bench_page.write(folder, CATEGORIES, ["rd", "fd"], [0, 1])
+    scores = folder / "scores" / "fd-mvtec_ad-one_class.csv"
+    rows = pd.read_csv(scores)
+    rows[rows.category != "toothbrush"].to_csv(scores, index=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def index(results: Path) -> Path:
+    """The page of three kinds of tables and one of figures."""
+    specs = results.parent / "specs"
+    specs.mkdir()
+    for name in SPECS:
+        (specs / f"{name}.yaml").write_bytes((build.SPECS / f"{name}.yaml").read_bytes())
+    figure = {"title": "{dataset} {protocol}", "figure": "roc", "from": "details", "each": ["dataset", "protocol"]}
+    (specs / "roc.yaml").write_text(yaml.safe_dump(figure))
+    return build.build(results, results.parent / "build", specs)
+
+
+def packs(text: str) -> dict[str, Any]:
+    """What stands behind the cells, by the name of its pack."""
+    found = re.findall(r'<script type="text/plain" id="pack-([^"]+)">([^<]+)</script>', text)
+    return {name: json.loads(zlib.decompress(base64.b64decode(pack))) for name, pack in found}
+
+
+def test_every_link_leads_to_something_that_is_there(index: Path) -> None:
+    text = index.read_text()
+    ids = re.findall(r' id="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+    behind = packs(text)
+    targets = re.findall(r'href="#cell/([^"]+)"', text)
+    assert len(targets) > 50
+    for target in targets:
+        words = [unquote(word) for word in target.split("/")]
+        for group, category in zip(words[::2], words[1::2], strict=True):
+            assert category in {*behind[group]["categories"], "mean"}
+    anchors = {name for name in re.findall(r'href="#([^"]+)"', text) if not name.startswith("cell/")}
+    assert anchors <= set(ids)
+    files = re.findall(r'href="((?:tables|figures)/[^"]+)"', text)
+    assert files and all((index.parent / unquote(name)).exists() for name in files)
+
+
+def test_every_number_of_a_table_leads_to_its_records_and_what_has_none_says_why(index: Path) -> None:
+    tables = index.read_text().partition('id="runs"')[0]
+    cells = {cell: re.sub("<[^>]+>", "", cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", tables)}
+    numbers = [cell for cell, text in cells.items() if re.match(r"[-+]?\d", text)]
+    assert len(numbers) > 50 and all(cell.startswith('<a href="#cell/') for cell in numbers)
+    empty = [cell for cell, text in cells.items() if text.startswith("\N{EN DASH}")]
+    assert empty and all("<sup><a href=" in cell for cell in empty)
+
+
+def test_a_difference_leads_to_both_protocols(index: Path) -> None:
+    assert "#cell/rd-mvtec_ad-one_class/screw/rd-mvtec_ad-multi_class/screw" in index.read_text()
+
+
+def test_a_pack_holds_the_records_scores_curves_maps_and_log_of_its_cells(index: Path, results: Path) -> None:
+    group = packs(index.read_text())["rd-mvtec_ad-multi_class"]
+    cell = group["categories"]["screw"]
+    (record,) = [run for run in group["runs"] if run["seed"] == 1]
+    stored = json.loads((results / "predictions/rd-mvtec_ad-multi_class/all-seed1/record.json").read_text())
+    assert record["facts"]["hyper_parameters"] == stored["hyper_parameters"]
+    assert record["facts"]["provenance"] == stored["provenance"]
+    assert record["log"].endswith("a line of the log, number 19")
+    epochs, values = record["losses"]["level1"]
+    assert (epochs[0], epochs[-1]) == (1, bench_page.EPOCHS) and len(epochs) == evidence.EPOCHS
+    assert values[-1] == pytest.approx(stored["history"][-1]["terms"]["level1"], rel=1e-3)
+    rows = pd.read_csv(results / "scores" / "rd-mvtec_ad-multi_class.csv")
+    of_cell = rows[(rows.category == "screw") & (rows.seed == 1)]
+    assert cell["scores"]["1"] == pytest.approx(of_cell.value.tolist(), abs=1e-5)
+    assert {len(cell["curves"]["0"][name][0]) <= evidence.POINTS for name in ("roc", "pro")} == {True}
+    assert cell["curves"]["0"]["roc"][0][0] == 0 and cell["curves"]["0"]["roc"][1][-1] == 1000
+    assert len(cell["maps"]["0"]["scores"]) == bench_page.EXAMPLES
+
+
+def test_a_thinned_curve_keeps_its_ends_and_its_corner() -> None:
+    x = np.r_[np.zeros(100), np.linspace(0, 1, 100)]
+    y = np.r_[np.linspace(0, 0.9, 100), np.linspace(0.9, 1, 100)]
+    thin = evidence._thinned({"fpr": x.tolist(), "tpr": y.tolist()})
+    assert [axis[0] for axis in thin] == [0, 0] and [axis[-1] for axis in thin] == [1000, 1000]
+    area = np.trapezoid(thin[1], thin[0]) / 1e6
+    assert area == pytest.approx(0.95, abs=0.005)
+
+
+def test_a_cell_takes_so_little_that_a_full_suite_fits(index: Path) -> None:
+    sizes = {name: len(pack) for name, pack in re.findall(r'id="pack-([^"]+)">([^<]+)</script>', index.read_text())}
+    cells = sum(len(bench_page.PROTOCOLS) * 2 * len(names) * 2 for names in CATEGORIES.values())
+    of_cells = sum(size for name, size in sizes.items() if not name.startswith("examples-"))
+    full = 6 * 32 * 3 * 2 * of_cells / cells + 32 * sizes["examples-mvtec_ad"] / 2
+    assert full + page.BUDGET < 14e6  # which leaves a megabyte for the tables
+
+
+def test_a_damaged_file_of_maps_costs_its_maps_alone(results: Path, tmp_path: Path) -> None:
+    problems: list[str] = []
+    details = build.read_details(results, problems)
+    broken = tmp_path / "broken.npz"
+    broken.write_bytes(b"PK")
+    arrays = [broken if i == 0 else path for i, path in enumerate(details.arrays)]
+    found = evidence.packs([], build.read_scores(results, problems), details.assign(arrays=arrays), problems)
+    assert len(problems) == 1 and "broken.npz: its maps are not shown" in problems[0]
+    assert "examples-mvtec_ad" in found
+
+
+def test_a_number_that_is_none_reaches_the_page_as_a_word() -> None:
+    record = {
+        "variant": "rd",
+        "dataset": "toy",
+        "protocol": "one_class",
+        "split": "a",
+        "seed": 0,
+        "folder": "g/a-seed0",
+    }
+    record |= {"hyper_parameters": {"rate": float("nan")}, "provenance": {}}
+    problems: list[str] = []
+    packed = evidence.packs([record], build.read_scores(Path("none"), problems), pd.DataFrame(), problems)
+    group = json.loads(zlib.decompress(base64.b64decode(packed["rd-toy-one_class"])))
+    assert group["runs"][0]["facts"]["hyper_parameters"] == {"rate": "NaN"}
+
+
+def test_figures_beyond_the_budget_become_smaller_and_then_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    pictures = []
+    for name, side in (("small", 64), ("large", 512)):
+        path = tmp_path / f"{name}.png"
+        Image.fromarray(rng.integers(0, 255, (side, side, 3), dtype=np.uint8)).save(path)
+        pictures.append(
+            page.Picture("kind", name, "Says what it is.", {"dataset": "toy"}, [path, path.with_suffix(".pdf")])
+        )
+    small, large = (picture.paths[0] for picture in pictures)
+    sharp = page.inline(pictures)
+    assert (sharp[small].width, sharp[small].height) == (32, 32)
+    monkeypatch.setattr(page, "BUDGET", sum(len(found.uri) for found in sharp.values()) - 1)
+    assert 0 < len(page.inline(pictures)[large].uri) < len(sharp[large].uri) / 2
+    monkeypatch.setattr(page, "BUDGET", 20_000)
+    assert page.inline(pictures)[small].uri and not page.inline(pictures)[large].uri
+    text = page.render(pictures, [], {}, [])
+    assert text.count("<img ") == 1 and "Not on this page, for its size" in text and "figures/large.pdf" in text
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page in which every name that a user may choose is HTML."""
+    group = f"{HOSTILE}-toy-one_class"
+    record = {
+        "variant": HOSTILE, "method": HOSTILE, "dataset": "toy", "protocol": "one_class", "split": HOSTILE, "seed": 0,
+        "folder": f"{group}/{HOSTILE}-seed0", "log": f"</script><script>alert(1)</script>{HOSTILE}",
+        "paper": HOSTILE, "deviations": [HOSTILE], "hyper_parameters": {HOSTILE: HOSTILE}, "categories": {HOSTILE: {}},
+        "history": [{"epoch": e, "terms": {HOSTILE: 1 / e}} for e in (1, 2)], "provenance": {"git_commit": HOSTILE},
+    }  # fmt: skip
+    packed = evidence.packs([record], build.read_scores(Path("none"), []), pd.DataFrame(), [])
+    # As the name of a group cannot hold a slash or a bracket on disk, the page's own name for it is a tame one.
+    tame = {"tame": packed[group]}
+    cell = Cell(
+        0.5, 0.1, {0: 0.4, 1: 0.6}, HOSTILE, ("results/predictions/tame/x-seed0/record.json",), category=HOSTILE
+    )
+    grid = pd.DataFrame({HOSTILE: [cell]}, index=pd.Index([HOSTILE], name=HOSTILE))
+    table = Table("kind", "name", HOSTILE, [HOSTILE] * 4, {"dataset": HOSTILE}, grid)
+    path = tmp_path_factory.mktemp("hostile") / "index.html"
+    path.write_text(page.render([table], [record], tame, [HOSTILE]))
+    return path
+
+
+def test_names_that_hold_html_are_text(hostile: Path) -> None:
+    text = hostile.read_text()
+    assert "<img" not in text and "alert(1)</script>" not in text and "&lt;img src=x" in text
+
+
+# In a browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as running:
+        try:
+            found = bench_page.chromium(running)
+        except playwright.Error:
+            pytest.skip("no Chromium is installed: `apt install chromium` or `playwright install chromium`")
+        yield found
+        found.close()
+
+
+class Opened:
+    """A page in a tab, with all that it asked for and said."""
+
+    def __init__(self, browser: Any, path: Path, fragment: str = "", **options: Any) -> None:
+        options = {"viewport": {"width": 1280, "height": 800}, "reduced_motion": "reduce"} | options
+        self.tab = browser.new_context(**options).new_page()
+        self.requests: list[str] = []
+        self.said: list[str] = []
+        self.tab.on("request", lambda request: self.requests.append(request.url))
+        self.tab.on("console", lambda message: self.said.append(message.text))
+        self.tab.on("pageerror", lambda error: self.said.append(str(error)))
+        self.tab.goto(path.as_uri() + fragment)
+
+    def open(self, group: str, category: str) -> Any:
+        """The dialog of a cell, opened from a table by the keyboard."""
+        self.tab.evaluate("document.querySelectorAll('details').forEach(details => details.open = true)")
+        self.tab.locator(f'td a[href="#cell/{group}/{category}"]').first.press("Enter")
+        dialog = self.tab.locator("dialog[open]")
+        dialog.wait_for()
+        return dialog
+
+
+SCREENS = {
+    "light": {},
+    "dark": {"color_scheme": "dark"},
+    "phone": {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True},
+}
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+def test_the_page_asks_for_nothing_says_no_error_and_never_scrolls_sideways(
+    browser: Any, index: Path, screen: str
+) -> None:
+    opened = Opened(browser, index, **SCREENS[screen])
+    dialog = opened.open("rd-mvtec_ad-one_class", "screw")
+    opened.tab.wait_for_timeout(200)
+    assert [url for url in opened.requests if not url.startswith("data:")] == [index.as_uri()]
+    assert opened.said == []
+    sideways = "element => element.scrollWidth > element.clientWidth"
+    assert not opened.tab.locator("html").evaluate(sideways)
+    assert not dialog.evaluate(sideways)
+
+
+def test_the_policy_of_the_page_forbids_requests_and_foreign_scripts(browser: Any, index: Path) -> None:
+    opened = Opened(browser, index)
+    blocked = """async () => { try { await fetch("https://example.org/"); return false; } catch { return true; } }"""
+    assert opened.tab.evaluate(blocked)
+    opened.tab.evaluate(
+        "document.body.append(Object.assign(document.createElement('script'), {text: 'window.ran = 1'}))"
+    )
+    assert opened.tab.evaluate("window.ran") is None
+    assert any("Content Security Policy" in text for text in opened.said)
+
+
+def column(opened: Opened, place: int) -> list[str]:
+    rows = opened.tab.locator("figure.table table").first.locator("tbody tr")
+    return [row.locator("th, td").nth(place).inner_text() for row in rows.all()]
+
+
+def test_a_column_sorts_by_click_and_by_key_and_the_mean_stays_last(browser: Any, index: Path) -> None:
+    opened = Opened(browser, index)
+    head = opened.tab.locator("figure.table thead th")
+    before = column(opened, 0)
+    head.nth(0).locator("button").click()
+    head.nth(0).locator("button").press("Enter")
+    assert head.nth(0).get_attribute("aria-sort") == "descending"
+    assert column(opened, 0) == sorted(before, reverse=True)
+    head.nth(2).locator("button").press("Space")
+    assert [head.nth(i).get_attribute("aria-sort") for i in (0, 2)] == ["none", "descending"]
+    values = [float(text.split()[0]) for text in column(opened, 2)]
+    assert values == sorted(values, reverse=True)
+    head.nth(2).locator("button").click()
+    head.nth(2).locator("button").click()
+    assert column(opened, 0) == before and head.nth(2).get_attribute("aria-sort") == "none"
+    assert opened.tab.locator("figure.table tfoot th").first.inner_text() == "mean"
+
+
+def test_an_empty_cell_sorts_last_in_either_direction(browser: Any, index: Path) -> None:
+    opened = Opened(browser, index)
+    button = opened.tab.locator("figure.table thead th").nth(1).locator("button")
+    assert button.inner_text().startswith("fd")
+    for _ in range(2):
+        button.click()
+        assert column(opened, 1)[-1].startswith("\N{EN DASH}")
+
+
+def test_a_cell_opens_what_stands_behind_it_and_gives_the_focus_back(browser: Any, index: Path) -> None:
+    opened = Opened(browser, index)
+    dialog = opened.open("rd-mvtec_ad-one_class", "screw")
+    assert opened.tab.evaluate("document.activeElement.textContent") == "rd · screw · mvtec_ad · one_class"
+    text = dialog.inner_text()
+    for said in ("seed 0", "seed 1", "image AUROC", "learning_rate", "git_commit", "Deviations", "created"):
+        assert said in text
+    assert "proctor run --variant rd --dataset mvtec_ad --protocol one_class --split screw --seed 1" in text
+    assert "a line of the log, number 19" in dialog.locator("details pre").first.text_content()
+    assert [figure.inner_text() for figure in dialog.locator("figure h4").all()] == ["ROC", "PRO", "Loss"]
+    assert dialog.locator("figure").first.locator("path.line").count() >= 2
+    loaded = "images => images.length === 3 && images.every(image => image.complete && image.naturalWidth > 0)"
+    opened.tab.wait_for_function(f"({loaded})([...document.querySelectorAll('dialog img')])")
+    opened.tab.keyboard.press("Escape")
+    dialog.wait_for(state="hidden")
+    assert opened.tab.evaluate("document.activeElement.getAttribute('href')") == "#cell/rd-mvtec_ad-one_class/screw"
+    assert "#" not in opened.tab.url
+
+
+def test_a_mean_leads_to_its_categories_and_back_leads_out_again(browser: Any, index: Path) -> None:
+    opened = Opened(browser, index)
+    dialog = opened.open("rd-mvtec_ad-multi_class", "mean")
+    printed = opened.tab.locator('td a[href="#cell/rd-mvtec_ad-multi_class/mean"]').first.inner_text()
+    assert dialog.locator("tfoot td").first.inner_text() == printed
+    dialog.get_by_role("link", name="toothbrush").click()
+    opened.tab.get_by_role("heading", name="rd · toothbrush").wait_for()
+    opened.tab.go_back()
+    opened.tab.get_by_role("heading", name="rd · all categories").wait_for()
+    opened.tab.go_back()
+    dialog.wait_for(state="hidden")
+
+
+def test_an_address_opens_its_cell_and_one_of_nothing_says_so(browser: Any, index: Path) -> None:
+    assert (
+        "fd · screw"
+        in Opened(browser, index, "#cell/fd-mvtec_ad-one_class/screw").tab.locator("h2#opened").inner_text()
+    )
+    nothing = Opened(browser, index, "#cell/none-mvtec_ad-one_class/screw")
+    nothing.tab.get_by_role("heading", name="This page has no such record").wait_for()
+    assert nothing.said == []
+
+
+def test_keyboard_and_screen_reader_find_their_way(browser: Any, index: Path) -> None:
+    opened = Opened(browser, index)
+    opened.tab.keyboard.press("Tab")
+    assert opened.tab.evaluate("document.activeElement.textContent") == "Skip to the results"
+    opened.tab.keyboard.press("Enter")
+    assert opened.tab.evaluate("document.activeElement.id") == "results"
+    levels = [
+        int(tag[1]) for tag in opened.tab.evaluate("[...document.querySelectorAll('h1,h2,h3,h4')].map(h => h.tagName)")
+    ]
+    assert levels.count(1) == 1 and all(b <= a + 1 for a, b in pairwise(levels))
+    assert [opened.tab.locator(mark).count() for mark in ("main", "nav[aria-label]", "body > header")] == [1, 1, 1]
+    assert opened.tab.locator("main table").count() == opened.tab.locator("main table > caption").count()
+    assert opened.tab.locator("main th:not([scope])").count() == 0
+    assert opened.tab.locator("main img:not([alt])").count() == 0
+
+
+def test_html_in_names_stays_text_in_the_dialog(browser: Any, hostile: Path) -> None:
+    opened = Opened(browser, hostile)
+    opened.tab.locator("td a").first.press("Enter")
+    dialog = opened.tab.locator("dialog[open]")
+    dialog.wait_for()
+    assert HOSTILE in dialog.inner_text()
+    assert opened.tab.locator("img").count() == 0 and opened.said == []
