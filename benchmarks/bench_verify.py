@@ -3,9 +3,9 @@
 Ours is all of `proctor verify` after the imports: hashing the file, unpacking, checking each member, reading the masks,
 image and pixel metrics. The usual way gets maps and masks in memory and computes what the evaluation of Reverse
 Distillation (hq-deng/RD4AD) and of many after it does: PRO at 200 thresholds, each of which finds the regions of every
-mask anew, and pixel AUROC by scikit-learn. It takes minutes for all, so it runs on one category, after ours on it.
-Both are one thread; CPU seconds are counted, which other programs on the machine hardly change. The images are drawn,
-at the size of the maps. The last line is JSON.
+mask anew, and pixel AUROC by scikit-learn. It takes minutes for all, so it runs on one category, after ours on the
+same. Both are one thread; CPU seconds are counted, which other programs on the machine hardly change. The images are
+drawn, at the size of the maps. The last line is JSON.
 """
 
 from __future__ import annotations
