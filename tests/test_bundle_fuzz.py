@@ -288,7 +288,7 @@ def contents_of_maps(rng: random.Random) -> bytes:
 def forged_numbers(rng: random.Random) -> bytes:
     manifest, contents = honest()
     for entry in manifest["maps"]:
-        entry["score"] = rng.choice((entry["score"], 0.5, -1e308, 1e308, 5e-324, float("nan"), float("inf"), 0))
+        entry["score"] = rng.choice((entry["score"], 0.5, -1e300, 1e300, 5e-324, float("nan"), float("inf"), 0))
     for claim in manifest["claims"]:
         claim["value"] = rng.choice((0, 1, 0.5, 1e-320, rng.random()))
         claim["convention"] = rng.choice((claim["convention"], *OTHER_CONVENTIONS))
