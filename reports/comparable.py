@@ -104,11 +104,11 @@ def _data(scores: pd.DataFrame, records: Sequence[Mapping[str, Any]]) -> dict[tu
             train, *test = official.get(name, (0, 0, 0))
             wanted = (of_all if group[2] == "multi_class" else train, *test)
             fitted = trained.get((*group, name), trained.get((*group, "all"), "unknown"))
-            tests = (int(row["images"]) - int(row["anomalous"]), int(row["anomalous"]))
+            test_counts = (int(row["images"]) - int(row["anomalous"]), int(row["anomalous"]))
             fit = _unlike(["training"], [fitted], wanted[:1])
             fit = fit and (f"one model learnt from {fit}" if group[2] == "multi_class" else f"{name} has {fit}")
-            test = _unlike(["normal test", "anomalous test"], tests, wanted[1:])
-            odd[name] = "; ".join(filter(None, [fit, test and f"{name} has {test}"]))
+            seen = _unlike(["normal test", "anomalous test"], test_counts, wanted[1:])
+            odd[name] = "; ".join(filter(None, [fit, seen and f"{name} has {seen}"]))
         found |= {(*group, name): said for name, said in odd.items()}
         lacking = len({*official} - {*odd})
         short = f"{len(official) - lacking} of {len(official)} categories" if lacking else ""

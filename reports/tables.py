@@ -233,7 +233,7 @@ def chosen(data: pd.DataFrame, spec: Mapping[str, Any]) -> tuple[pd.DataFrame, l
         ]
         data = data[data[facet].isin(names)]
         if facet == "paper":  # the first one's numbers come first
-            data = data.sort_values(facet, key=lambda column, names=names: column.map(names.index), kind="stable")
+            data = data.iloc[data[facet].map(names.index).astype(int).argsort(kind="stable")]
     return data, problems
 
 
@@ -321,7 +321,7 @@ def tables(
     for place, part in each(chosen(cells, spec)[0], spec["each"]):
         if of_paper and not part.covered.any():
             continue
-        part = part.assign(cell=[_shown(cell, spec) for cell in part.cell])
+        part = part.assign(cell=part.cell.map(lambda cell: _shown(cell, spec)))
         part = part if of_paper else part.sort_values("variant", kind="stable")
         long = pd.DataFrame({axis: _names_on(part, axes[axis]) for axis in axes} | {"cell": part.cell.tolist()})
         grid = long.pivot(index="rows", columns="columns", values="cell")
