@@ -5,7 +5,6 @@ Bad input never stops a report: each problem becomes one sentence in the log and
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
 import shutil
@@ -173,8 +172,7 @@ def _write(built: list[tables.Table], out: Path) -> list[tables.Table]:
 def _figures(
     name: str, spec: Mapping[str, Any], data: pd.DataFrame, out: Path, problems: list[str]
 ) -> list[page.Picture]:
-    drawn = []
-    says = (inspect.getdoc(getattr(figures, spec["figure"], None)) or "").partition("\n\n")[0]
+    drawn, says = [], figures.says(spec["figure"])
     for place, part in tables.each(tables.chosen(data, spec)[0], spec["each"]):
         title = tables.headline(spec, place)
         try:

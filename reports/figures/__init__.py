@@ -7,9 +7,11 @@ term or metric of every run. What figures share, colours and sizes above all, is
 
 from __future__ import annotations
 
+import inspect
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
+from types import ModuleType
 
 import pandas as pd
 from matplotlib import rc_context
@@ -24,12 +26,25 @@ def draw(name: str, data: pd.DataFrame) -> Figure:
     Raises:
         ValueError: there is no such file, or the data hold nothing that it could draw.
     """
+    with rc_context(STYLE):
+        figure: Figure = _module(name).draw(data)
+    return figure
+
+
+def says(name: str) -> str:
+    """What the page says of a figure: the first paragraph of its file.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    return (inspect.getdoc(_module(name)) or "").partition("\n\n")[0]
+
+
+def _module(name: str) -> ModuleType:
     known = sorted(module.name for module in iter_modules(__path__) if not module.name.startswith("_"))
     if name not in known:
         raise ValueError(f"there is no figure '{name}' in reports/figures; there are {', '.join(known)}")
-    with rc_context(STYLE):
-        figure: Figure = import_module(f"{__name__}.{name}").draw(data)
-    return figure
+    return import_module(f"{__name__}.{name}")
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
