@@ -258,6 +258,7 @@ def test_each_convention_says_what_it_is():
         "default": "pooled, FPR<=0.3, mask>0, 128 px",
         "loco": "saturated, FPR<=0.05, mask>0, native px",
         "rd_official": "per_image, FPR<0.3, mask>0.5, 256 px",
+        "mvtec_ad_2": "pooled, FPR<=0.05, mask>0, native px",
         "stfpm_official": "rescaled, FPR<=0.3, mask>0, 256 px",
         "pooled_256": "pooled, FPR<=0.3, mask>0, 256 px",
         "pooled_256_half": "pooled, FPR<=0.3, mask>0.5, 256 px",
@@ -274,7 +275,7 @@ def test_each_convention_computes_its_own_pro():
     found = {name: convention.aupro(maps, truth) for name, convention in CONVENTIONS.items()}
     assert found == {
         "default": aupro(maps, truth, 0.3),
-        "loco": aupro(maps, truth, 0.05),
+        **dict.fromkeys(("loco", "mvtec_ad_2"), aupro(maps, truth, 0.05)),
         "rd_official": per_image_pro(maps, truth, 0.3),
         "stfpm_official": rescaled_pro(maps, truth, 0.3),
         **dict.fromkeys(("pooled_256", "pooled_256_half", "pooled_native"), aupro(maps, truth, 0.3)),
