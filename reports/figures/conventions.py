@@ -25,7 +25,7 @@ def draw(data: pd.DataFrame) -> Figure:
                 axis.plot(range(len(grid)), grid[name], color=look.colour, marker=look.marker, linestyle=look.dash,
                           ms=5, lw=1.2, label=name)  # fmt: skip
         ticks = [
-            f"{fill(str(name), 16)}\nτ = {grid.iloc[0].corr(row, method='kendall'):.2f}"
+            f"{fill(str(name), 17)}\nτ = {grid.iloc[0].corr(row, method='kendall'):.2f}"
             for name, row in grid.iterrows()
         ]
         axis.set_xticks(range(len(grid)), ticks, fontsize=6.5)
