@@ -122,6 +122,7 @@ def _copy(folder: Path, executor: str, seeds: int, seconds: float) -> None:
     suite = {
         "suite": "bench", "methods": list(variants), "variants": variants, "datasets": ["toy"],
         "protocols": ["one_class"], "seeds": list(range(seeds)), "pretrain": [], "conventions": ["default"],
+        "allow": {"collapsed": "nothing is learnt here"},
         "executor": {"name": executor, "device": "cpu", "jobs": SLOTS, "threads": 1, "gpus": 0},
     }  # fmt: skip
     (folder / "params.yaml").write_text(yaml.safe_dump(suite))

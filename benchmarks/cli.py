@@ -246,21 +246,30 @@ def report(
     ] = False,
     allow: Annotated[
         list[str] | None,
-        typer.Option(help="KIND=REASON or KIND:GROUP=REASON: no problem; the reason is printed under the tables."),
+        typer.Option(
+            metavar="KIND=REASON",
+            help="Or KIND:GROUP=REASON: no problem; printed under the tables. Adds to `allow` in params.yaml.",
+        ),
     ] = None,
 ) -> None:
     """Build the tables, figures and the page under reports/build from what is scored, and check them."""
     from reports import build, lint
 
-    reasons = dict(entry.partition("=")[::2] for entry in allow or ())
-    for name, reason in reasons.items():
-        if name.partition(":")[0] not in lint.KINDS or not reason.strip():
-            raise InputError(f"--allow {name}={reason}: it takes KIND=REASON; kinds are {', '.join(lint.KINDS)}.")
+    of_suite = parameters.load().allow if Path("params.yaml").exists() else {}
+    reasons = of_suite | dict(entry.partition("=")[::2] for entry in allow or ())
+    try:
+        lint.check(reasons)
+    except ValueError as error:
+        raise InputError(f"`allow` in params.yaml, or --allow: {error}.") from None
     problems: list[str] = []
     page = build.build(store.RESULTS, Path("reports") / "build", allow=reasons, problems=problems)
     console.print(f"The report is at {page}.")
     if strict and problems:
-        console.print(f"{len(problems)} problems: mend them, or allow them with a reason.")
+        console.print(
+            f"Problems, listed above and on the page: {len(problems)}. Mend them, or give each kind that may stay a "
+            "reason under `allow` in params.yaml.",
+            soft_wrap=True,
+        )
         raise typer.Exit(1)
 
 

@@ -114,12 +114,14 @@ class Slurm:
         """
         if time.monotonic() < self.next_try:
             return []
+        accepted: list[Run] = []
         try:
             if not self.recovered:
                 _recover()
                 self.recovered = True
             for part in arrays(waiting, self.executor) if waiting else ():
                 self._submit(part, len(waiting))
+                accepted += part
         except (OSError, subprocess.SubprocessError, FailedJobError) as error:
             # A limit on jobs, or a controller that restarts: later, unless there is nothing to wait for.
             self.recovered, self.next_try = False, time.monotonic() + RETRY_SECONDS
@@ -128,7 +130,8 @@ class Slurm:
                     f"SLURM does not accept the runs: {_complaint(error)}. Correct `executor` in params.yaml, or start "
                     "again when the cluster answers."
                 ) from error
-        return [run for run in waiting if store.status(run).state in (State.QUEUED, State.RUNNING)]
+        # Of an array that could not be released, the runs are queued nevertheless.
+        return [run for run in waiting if run in accepted or store.status(run).state is State.QUEUED]
 
     def _submit(self, runs: Sequence[Run], total: int) -> None:
         executor = self.executor.for_group(runs[0].group)
@@ -207,8 +210,7 @@ def losses(runs: Sequence[Run]) -> dict[str, Loss] | None:
             if jobs is None and (jobs := _queue("%i|%T %r")) is None:
                 return None
             state, _, why = jobs.get(report["job"], "").partition(" ")
-            # A job that was warned of its end, and then failed to put itself back into the queue, is not to blame.
-            unlucky = state == "FAILED" and report["state"] == "queued" and report.get("attempts", 0) > 0
+            unlucky = state == "FAILED" and _is_unlucky(report)
             if "requeued held" in why:  # until somebody acts
                 found[run.fingerprint] = Loss(_obituary(run, report, why), True)
             elif state == "PENDING" and why in HOPELESS:
@@ -218,6 +220,20 @@ def losses(runs: Sequence[Run]) -> dict[str, Loss] | None:
                 reason = _obituary(run, report, state or "unknown to SLURM by now")
                 found[run.fingerprint] = Loss(reason, unlucky or ENDED.get(state, True))
     return found
+
+
+def _is_unlucky(report: dict[str, Any]) -> bool:
+    """Whether a job that SLURM calls failed could not be put back into the queue, or not be started from there.
+
+    It was warned of its end, and failed to put itself back; or SLURM has started it more often than its process knows.
+    """
+    if report["state"] == "queued":
+        return report.get("attempts", 0) > 0
+    try:
+        restarts = re.search(r"Restarts=(\d+)", _call("scontrol", "show", "job", report["job"]))
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return restarts is not None and int(restarts[1]) > report.get("restarts", 0)
 
 
 def _obituary(run: Run, report: dict[str, Any], state: str) -> str:

@@ -57,10 +57,14 @@ def _launch_here(runs: Sequence[Run], executor: Executor, console: Console) -> N
 
 
 def _launch(runs: Sequence[Run], cluster: Local | Slurm, console: Console) -> None:
-    at_work = [run for run in runs if store.status(run).state in (State.QUEUED, State.RUNNING)]
-    waiting = [run for run in runs if run not in at_work]
+    at_work: list[Run] = []
+    waiting: list[Run] = []
+    for run in runs:
+        state = store.status(run).state
+        if state is not State.DONE:  # it was not, when the caller looked, but may have ended since
+            (at_work if state in (State.QUEUED, State.RUNNING) else waiting).append(run)
     mourner, parent = _Mourner(), _dvc()
-    with _Display(len(runs), console) as display:
+    with _Display(len(at_work) + len(waiting), console) as display:
         try:
             while waiting or at_work:
                 begun = time.monotonic()
@@ -74,7 +78,7 @@ def _launch(runs: Sequence[Run], cluster: Local | Slurm, console: Console) -> No
                         display.ended(run)
                 for run in mourner.buried(at_work):
                     at_work.remove(run)
-                    if store.status(run).state is State.FAILED:
+                    if store.status(run).state in (State.DONE, State.FAILED):
                         display.ended(run)
                     else:
                         waiting.append(run)

@@ -105,6 +105,8 @@ def execute(run: Run, device: str, threads: int, cache_gib: float) -> None:
         store.Superseded: another process has claimed the run meanwhile.
         Exception: whatever the method raised, once it is in the status file.
     """
+    if store.status(run).state is store.State.DONE:  # by a process that was held for dead
+        return
     torch.set_num_threads(threads)
     claim = store.Claim(run, **_place())
     try:
@@ -118,15 +120,16 @@ def execute(run: Run, device: str, threads: int, cache_gib: float) -> None:
         raise
 
 
-def _place() -> dict[str, str]:
-    """Where this process runs: its SLURM job and node, the GPU that it was given."""
+def _place() -> dict[str, Any]:
+    """Where this process runs: its SLURM job, how often SLURM put that back, its node, the GPU that it was given."""
     variables = os.environ
-    place = {}
+    place: dict[str, Any] = {}
     if "SLURM_JOB_ID" in variables and variables.get("SUBMITIT_EXECUTOR") == "slurm":
         element = (
             "{SLURM_ARRAY_JOB_ID}_{SLURM_ARRAY_TASK_ID}" if "SLURM_ARRAY_JOB_ID" in variables else "{SLURM_JOB_ID}"
         )
         place = {"job": element.format_map(variables), "node": variables.get("SLURMD_NODENAME", platform.node())}
+        place["restarts"] = int(variables.get("SLURM_RESTART_COUNT", 0))
     if variables.get("CUDA_VISIBLE_DEVICES"):
         place["gpu"] = variables["CUDA_VISIBLE_DEVICES"]
     return place

@@ -152,9 +152,8 @@ def collect(run: Run) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(target, ignore_errors=True)
     shutil.move(finished, target)
-    if any(
-        log_dir(run).glob("*_result.pkl")
-    ):  # the last file that submitit writes, without which a job counts as failed
+    # The last file that submitit writes, without which a job counts as failed.
+    if any(log_dir(run).glob("*_result.pkl")):
         shutil.rmtree(log_dir(run), ignore_errors=True)
     shutil.rmtree(scratch_dir(run), ignore_errors=True)  # where a local process may still be writing its last lines
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import cache
 from itertools import islice
 
 import numpy as np
@@ -17,6 +18,7 @@ from benchmarks.datasets.base import Dataset
 from benchmarks.metrics import detection, localization
 from benchmarks.metrics.conventions import fit_masks
 from benchmarks.metrics.detection import UndefinedMetric
+from benchmarks.metrics.localization import GroundTruth
 from benchmarks.protocols import Split
 from methods.base import Judge, Prediction, Sample
 
@@ -28,21 +30,26 @@ def judge(dataset: Dataset, split: Split) -> Judge:
     left out. The truth stays here: a method hands in a function that predicts, and gets back these means alone.
     """
     samples = [dataset.sample(item) for items in split.test.values() for item in items]
-    truths = {category: [dataset.truth(item) for item in items] for category, items in split.test.items()}
+
+    @cache  # native masks are let go: over all categories they take gibibytes
+    def truth(category: str, size: tuple[int, int]) -> tuple[list[bool], GroundTruth]:
+        """Labels of a category's images, and their masks prepared for maps of (h, w)."""
+        truths = [dataset.truth(item) for item in split.test[category]]
+        masks = fit_masks([truth.mask for truth in truths], size, 0)
+        return [truth.anomalous for truth in truths], localization.prepare(masks)
 
     def measure(predict: Callable[[Sequence[Sample]], Iterator[Prediction]]) -> dict[str, float]:
         predictions = predict(samples)
         rows = []
-        for of_category in truths.values():
-            answers = list(islice(predictions, len(of_category)))
+        for category, items in split.test.items():
+            answers = list(islice(predictions, len(items)))
             maps = np.stack([answer.anomaly_map.numpy() for answer in answers])  # (N, h, w)
-            masks = fit_masks([truth.mask for truth in of_category], maps.shape[1:], 0)
+            labels, defects = truth(category, maps.shape[1:])
             row: dict[str, float] = {}
             with suppress(UndefinedMetric):
-                labels = [truth.anomalous for truth in of_category]
                 row["image_auroc"] = detection.auroc(labels, [answer.score for answer in answers])
             with suppress(UndefinedMetric):
-                pixels = localization.pixel_metrics(maps, localization.prepare(masks))
+                pixels = localization.pixel_metrics(maps, defects)
                 row |= {"pixel_auroc": pixels["pixel_auroc"], "pixel_ap": pixels["pixel_ap"]}
             rows.append(row)
         return {str(metric): float(value) for metric, value in pd.DataFrame(rows).mean().items()}

@@ -83,7 +83,10 @@ class Distillation(Method):
         return self.learning_rate
 
     def target(self, teacher: Teacher, images: feature_cache.Rows, context: Context) -> feature_cache.Network:
-        """The frozen network whose features are learnt: the teacher, unless a method makes something of it first."""
+        """The frozen network whose features are learnt: the teacher, unless a method makes something of it first.
+
+        Its images are those that the student trains on, without the ones that are held out to select with.
+        """
         return teacher
 
     def calibrate(self, responses: Iterable[tuple[list[Tensor], Any]]) -> None:
@@ -98,9 +101,10 @@ class Distillation(Method):
         teacher = teacher.to(device)
         self.teacher_record_ = teacher.record
         pictures = feature_cache.images(train, self.image_size, context.cache)
-        self.target_ = self.target(teacher, pictures, context)
-        inputs = _Inputs(self, train, context, pictures)
         trained, held_out = self._hold_out(len(train), bool(validation))
+        seen = feature_cache.Rows(pictures.parts, [pictures.places[index] for index in trained])
+        self.target_ = self.target(teacher, seen, context)
+        inputs = _Inputs(self, train, context, pictures)
 
         self.calibrate([])
         training.seed(context.seed, 0)

@@ -10,7 +10,8 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from reports import evidence, figures, laid_open, ledger, lint, page, published, statistics, tables
+from reports import evidence, figures, laid_open, latex, ledger, lint, page, papers, published, statistics, tables
 
 SCHEMA = 1  # of record.json, see results/README.md
 SPECS = Path(__file__).parent / "specs"
@@ -47,6 +48,7 @@ SOURCES = (
     "composites",
     "losses",
     "trajectory",
+    "papers",
     "ledger",
     "verdicts",
     "comparisons",
@@ -54,13 +56,14 @@ SOURCES = (
     "selections",
     "conventions",
 )  # what `from` in a spec may name
-SAYS = {  # what stands under the tables of a source
-    "ledger": ledger.RULE,
-    "verdicts": ledger.RULE,
-    "comparisons": statistics.RULE,
-    "ranks": statistics.RULE,
-    "selections": laid_open.SELECTIONS,
-    "conventions": laid_open.CONVENTIONS,
+SAYS: dict[str, Callable[[pd.DataFrame], Sequence[str]]] = {  # what stands under a table of a source
+    "papers": papers.says,
+    "ledger": lambda part: ledger.RULE,
+    "verdicts": lambda part: ledger.RULE,
+    "comparisons": lambda part: statistics.RULE,
+    "ranks": lambda part: statistics.RULE,
+    "selections": lambda part: laid_open.SELECTIONS,
+    "conventions": lambda part: laid_open.CONVENTIONS,
 }
 log = logging.getLogger(__name__)
 
@@ -85,23 +88,26 @@ def build(
         The path of `index.html`. It lists all problems, which are also logged as warnings.
     """
     problems = [] if problems is None else problems
-    records = read_records(results, problems)
-    scores = read_scores(results, problems)
-    probes = read_scores(results, problems, "interference")
-    details = read_details(results, problems)
     plan = read_plan(results, problems)
+    records = [r for r in read_records(results, problems) if not plan or lint.group_of(r) in plan]
+    scores = of_suite(read_scores(results, problems), plan)
+    probes = of_suite(read_scores(results, problems, "interference"), plan)
+    details = of_suite(read_details(results, problems), plan)
     numbers = read_published(problems)
-    allowed, found = lint.sift(lint.findings(scores, records, plan, numbers), allow)
+    findings = chain(lint.findings(scores, records, plan, numbers), lint.out_of_range(probes))
+    allowed, found = lint.sift(findings, allow)
     problems += found
+    scores, probes = tables.within_range(scores), tables.within_range(probes)
     samples = statistics.auroc_samples(details)
     cells = statistics.mark(tables.aggregate(tables.with_subset_mean(scores), plan), samples)
     course = training(records, "measured").query("phase == ''")
-    entries = partial(ledger.entries, numbers, cells, scores, records, plan)
+    matches = cache(lambda: ledger.matches(numbers, cells, scores, records, plan))
     # Computed for each spec that asks, so that what fails costs that spec alone.
     sources: dict[str, Callable[[], pd.DataFrame]] = {
         "cells": lambda: cells,
-        "ledger": entries,
-        "verdicts": lambda: ledger.tally(entries()),
+        "papers": lambda: papers.rows(numbers, matches()),
+        "ledger": lambda: ledger.entries(numbers, matches()),
+        "verdicts": lambda: ledger.tally(ledger.entries(numbers, matches())),
         "comparisons": lambda: statistics.comparisons(cells, samples),
         "ranks": lambda: statistics.ranks(cells),
         "protocols": lambda: tables.aggregate(tables.one_against_multi_class(scores), plan),
@@ -125,7 +131,7 @@ def build(
             if "figure" in spec:
                 shown += _figures(name, spec, data, out / "figures", problems)
             else:
-                built = tables.tables(name, spec, data, records, SAYS.get(source, ()))
+                built = tables.tables(name, spec, data, records, SAYS.get(source, lambda part: ()))
                 shown += _write([lint.explain(table, allowed) for table in built], out / "tables")
         except Exception as error:  # a spec is a plug-in: whatever fails in it must not cost the other specs' output
             log.debug("spec %s", name, exc_info=True)
@@ -142,7 +148,7 @@ def build(
 def _write(built: list[tables.Table], out: Path) -> list[tables.Table]:
     out.mkdir(parents=True, exist_ok=True)
     for table in built:
-        for suffix, write in (("md", tables.markdown), ("csv", tables.csv), ("tex", tables.latex)):
+        for suffix, write in (("md", tables.markdown), ("csv", tables.csv), ("tex", latex.latex)):
             (out / f"{table.name}.{suffix}").write_text(write(table), encoding="utf-8")
     return built
 
@@ -169,6 +175,13 @@ def _say(error: Exception) -> str:
     return what if type(error) is ValueError else f"{type(error).__name__}: {what}"
 
 
+def of_suite(rows: pd.DataFrame, plan: tables.Plan) -> pd.DataFrame:
+    """The rows of planned groups: what an earlier suite left behind is no part of this report. All without a plan."""
+    if not plan or rows.empty:
+        return rows
+    return rows[[key in plan for key in zip(rows.variant, rows.dataset, rows.protocol, strict=True)]]
+
+
 def read_scores(results: Path, problems: list[str], folder: str = "scores") -> pd.DataFrame:
     """All tidy rows of `scores/*.csv` or `interference/*.csv`, with those left out that no table could use.
 
@@ -183,10 +196,7 @@ def read_scores(results: Path, problems: list[str], folder: str = "scores") -> p
             if lacking := [column for column in COLUMNS if column not in rows]:
                 raise ValueError(f"column {', '.join(lacking)} is missing")
             rows["seed"] = rows.seed.astype(int)
-            rows["value"] = pd.to_numeric(rows.value.replace("", "nan"))
-            outside = rows[(rows.value < 0) | (rows.value > 1)]
-            if len(outside):
-                raise ValueError(f"{outside.metric.iloc[0]} = {outside.value.iloc[0]} is outside [0, 1]")
+            rows["value"] = rows.value.replace("", "nan").astype(float)
         except (ValueError, OSError) as error:
             problems.append(f"{folder}/{path.name} was left out: {_say(error)}. Run the score stage again.")
             continue
@@ -298,21 +308,43 @@ def read_specs(folder: Path, problems: list[str]) -> list[tuple[str, dict[str, A
     for path in sorted(folder.glob("*.yaml")):
         try:
             spec = yaml.safe_load(path.read_text(encoding="utf-8"))
-            needed = {"title", "each"} | ({"figure", "from"} if "figure" in (spec or {}) else {"rows", "columns"})
-            if lacking := sorted(needed - set(spec or {})):
-                raise ValueError(f"{', '.join(lacking)} is missing")
-            if unknown := sorted(set(spec) - needed - {"order", "where", "from"}):
-                raise ValueError(f"it has no use for {', '.join(unknown)}")
-            if spec.get("from", "cells") not in SOURCES:
-                raise ValueError(f"`from` is '{spec['from']}'; it may be {', '.join(SOURCES)}")
-            if wrong := [
-                name
-                for name in (*spec["each"], spec.get("rows"), spec.get("columns"))
-                if name and name not in tables.FACETS
-            ]:
-                raise ValueError(f"unknown facet {wrong[0]}; facets are {', '.join(tables.FACETS)}")
+            _check_spec(spec or {})
         except (ValueError, TypeError, yaml.YAMLError) as error:
             problems.append(f"{folder.name}/{path.name} was left out: {' '.join(_say(error).split())}.")
             continue
         specs.append((path.stem, spec))
     return sorted(specs, key=lambda named: named[1].get("order", 100))
+
+
+def _check_spec(spec: Any) -> None:
+    """Refuse a spec that lacks an entry, or has one that nothing reads.
+
+    Raises:
+        ValueError: says which entry, and what it may be.
+    """
+    if not isinstance(spec, Mapping):
+        raise ValueError("it is no mapping of entries")
+    needed = {"title", "each"} | ({"figure", "from"} if "figure" in spec else {"rows", "columns"})
+    optional = {"order", "where", "from"} | ({"aggregation", "highlight"} if "figure" not in spec else set())
+    if lacking := sorted(needed - set(spec)):
+        raise ValueError(f"{', '.join(lacking)} is missing")
+    if unknown := sorted(set(spec) - needed - optional):
+        near = tables.nearest(unknown[0], needed | optional)
+        raise ValueError(f"it has no use for {', '.join(unknown)}{near}")
+    for facet, names in spec.get("where", {}).items():
+        if not isinstance(names, list):
+            raise ValueError(f"`where` gives {facet} {names!r}; it takes a list: [{names}]")
+    of_axes = [facet for axis in ("rows", "columns") if axis in spec for facet in tables.facets(spec, axis)]
+    choices = [
+        ("from", [spec.get("from", "cells")], SOURCES),
+        ("each", spec["each"], tables.FACETS),
+        ("rows or columns", of_axes, tables.FACETS),
+        ("aggregation", [spec.get("aggregation", "mean")], tables.AGGREGATIONS),
+        ("highlight", [spec.get("highlight", "significant")], tables.HIGHLIGHTS),
+    ]
+    for entry, names, known in choices:
+        for name in names:
+            if name not in known:
+                raise ValueError(
+                    f"unknown `{entry}` '{name}'; it may be {', '.join(known)}{tables.nearest(name, known)}"
+                )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ RULE = (
     "Not comparable: the best-matching runs differ from the source in protocol, convention, selection, teacher, budget "
     "(epochs, image size) or data (official categories and numbers of images). What a source does not state does not "
     "count as different, except that a number without its epochs, and AUPRO without its convention, compare with "
-    "nothing. Image metrics have one convention."
+    "nothing. Of image metrics, a source that labels images by their resized masks is told of, not called different."
 )
 
 
@@ -43,8 +43,9 @@ def differences(number: Mapping[Any, Any], measured: Mapping[Any, Any], how: Set
     """
     run = tuple(measured[name] for name in RUN)
     teacher = measured["teacher"].split(" (")[0]
-    epochs, size = (how.budgets.get(run, {}).get(name, "unknown") for name in ("epochs", "image_size"))
-    budget = f"{number['epochs'] or 'an unstated number of'} epochs, {number['image_size'] or size} px"
+    ours = {name: how.budgets.get(run, {}).get(name, "unknown") for name in ("epochs", "image_size")}
+    stated = {"epochs": number["epochs"] or "an unstated number of"}
+    stated |= {"image_size": number["image_size"]} if number["image_size"] else {}
     theirs = {name: number[name] or measured[name] for name in ("protocol", "selection")}
     found = {
         "protocol": (measured["protocol"] == theirs["protocol"], measured["protocol"], theirs["protocol"]),
@@ -55,11 +56,16 @@ def differences(number: Mapping[Any, Any], measured: Mapping[Any, Any], how: Set
         ),
         "selection": (measured["selection"] == theirs["selection"], measured["selection"], theirs["selection"]),
         "teacher": (number["backbone"] in ("", teacher, teacher.split(".")[0]), teacher, number["backbone"]),
-        "budget": (f"{epochs} epochs, {size} px" == budget, f"{epochs} epochs, {size} px", budget),
+        "budget": (stated == {name: ours[name] for name in stated}, _budget(ours, stated), _budget(stated, stated)),
     }
-    unlike = {kind: f"{ours} instead of {wanted}" for kind, (same, ours, wanted) in found.items() if not same}
+    unlike = {kind: f"{measures} instead of {wanted}" for kind, (same, measures, wanted) in found.items() if not same}
     odd = how.data.get((*run, number["category"]))
     return unlike | ({"data": odd} if odd else {})
+
+
+def _budget(of: Mapping[str, str], names: Iterable[str]) -> str:
+    units = {"epochs": "epochs", "image_size": "px"}
+    return ", ".join(f"{of[name]} {units[name]}" for name in names)
 
 
 def _convention_agrees(number: Mapping[Any, Any], measured: Mapping[Any, Any]) -> bool:
@@ -98,16 +104,19 @@ def _data(scores: pd.DataFrame, records: Sequence[Mapping[str, Any]]) -> dict[tu
             train, *test = official.get(name, (0, 0, 0))
             wanted = (of_all if group[2] == "multi_class" else train, *test)
             fitted = trained.get((*group, name), trained.get((*group, "all"), "unknown"))
-            ours = (fitted, int(row["images"]) - int(row["anomalous"]), int(row["anomalous"]))
-            odd[name] = _counts(name, ours, wanted) if ours != wanted else ""
+            test_counts = (int(row["images"]) - int(row["anomalous"]), int(row["anomalous"]))
+            fit = _unlike(["training"], [fitted], wanted[:1])
+            fit = fit and (f"one model learnt from {fit}" if group[2] == "multi_class" else f"{name} has {fit}")
+            seen = _unlike(["normal test", "anomalous test"], test_counts, wanted[1:])
+            odd[name] = "; ".join(filter(None, [fit, seen and f"{name} has {seen}"]))
         found |= {(*group, name): said for name, said in odd.items()}
         lacking = len({*official} - {*odd})
         short = f"{len(official) - lacking} of {len(official)} categories" if lacking else ""
-        found[(*group, MEAN)] = "; ".join(filter(None, [short, *odd.values()]))
+        found[(*group, MEAN)] = "; ".join(dict.fromkeys(filter(None, [short, *"; ".join(odd.values()).split("; ")])))
     return found
 
 
-def _counts(category: str, ours: Sequence[Any], wanted: Sequence[Any]) -> str:
-    kinds = ("training", "normal", "anomalous")
-    unlike = [f"{a} {kind} images (official {b})" for kind, a, b in zip(kinds, ours, wanted, strict=True) if a != b]
-    return f"{category} has {', '.join(unlike)}"
+def _unlike(kinds: Sequence[str], ours: Sequence[Any], official: Sequence[int]) -> str:
+    """In words, the counts that are not official; empty if all are."""
+    triples = zip(kinds, ours, official, strict=True)
+    return ", ".join(f"{count} {kind} images (official {wanted})" for kind, count, wanted in triples if count != wanted)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from decimal import Decimal
+from typing import Any, NamedTuple
 
 import pandas as pd
 from scipy.stats import t as student
 
 from reports import comparable
 from reports.published import resolution
-from reports.tables import BLOCK, IDENTITY, MEAN, METRICS, UNFINISHED, Cell, Plan, spoken
+from reports.tables import BLOCK, IDENTITY, IMAGE_CONVENTION, MEAN, METRICS, UNFINISHED, Cell, Plan, spoken
 
 WIDEST = 0.02  # a tolerance above this would call almost anything reproduced; papers differ by less
 RULE = [
@@ -28,14 +29,26 @@ NUMBER = ["variant", "dataset", "category", "subset", "metric"]  # what a measur
 COLUMNS = ["paper", "table", *BLOCK, *IDENTITY["variant"], "category", "entry", "quantity", "cell"]
 
 
-def entries(
+class Match(NamedTuple):
+    """A published number that the suite covers, and what was measured."""
+
+    best: Mapping[Any, Any] | None  # the row of `tables.aggregate` that differs least from the source; None: not run
+    unlike: Mapping[str, str]  # in what it differs, by kind: see `comparable.differences`
+
+    @property
+    def differs(self) -> str:
+        """For a footnote: every difference in words."""
+        return "; ".join(f"{kind}: {what}" for kind, what in self.unlike.items())
+
+
+def matches(
     published: pd.DataFrame,
     cells: pd.DataFrame,
     scores: pd.DataFrame,
     records: Sequence[Mapping[str, Any]],
     plan: Plan,
-) -> pd.DataFrame:
-    """One row for each covered number and quantity of `QUANTITIES`, with its `Cell`.
+) -> dict[Any, Match]:
+    """By the index of its row in `published`, every number that the suite covers.
 
     A number is covered if the suite has its variant on its data set, and its category. Among the runs that measured it
     under several protocols, conventions, selections or teachers, those count that differ least from the source.
@@ -53,18 +66,26 @@ def entries(
             measured.setdefault(tuple(row[name] for name in NUMBER), []).append(row)
     how = comparable.setting(scores, records)
     suite = _suite(cells, plan)
+    found = {}
+    for index, number in published.to_dict("index").items():
+        if number["category"] in suite.get((number["variant"], number["dataset"]), ()):
+            candidates = measured.get(tuple(number[name] for name in NUMBER), [])
+            judged = [Match(row, comparable.differences(number, row, how)) for row in candidates]
+            found[index] = min(judged, key=lambda match: len(match.unlike), default=Match(None, {}))
+    return found
+
+
+def entries(published: pd.DataFrame, matches: Mapping[Any, Match]) -> pd.DataFrame:
+    """One row for each covered number that was printed and quantity of `QUANTITIES`, with its `Cell`."""
     found = []
-    for number in sorted(published.to_dict("records"), key=_order):
-        if number["category"] not in suite.get((number["variant"], number["dataset"]), ()):
-            continue
-        candidates = measured.get(tuple(number[name] for name in NUMBER), [])
-        judged = [(comparable.differences(number, row, how), row) for row in candidates]
-        unlike, best = min(judged, key=lambda pair: len(pair[0]), default=({}, None))
+    numbers = published.loc[[index for index in matches if published.value[index]]].to_dict("index")
+    for index, number in sorted(numbers.items(), key=lambda item: _order(item[1])):
+        best = matches[index].best
         place = {name: str(number[name]) for name in ("paper", "table", *BLOCK, "variant", "category")}
         place |= {name: best[name] if best else "" for name in ("selection", "teacher")}
         place |= {"convention": best["convention"]} if best else {}
         place["entry"] = _entry(number)
-        for quantity, cell in zip(QUANTITIES, _quantities(number, best, unlike), strict=True):
+        for quantity, cell in zip(QUANTITIES, _quantities(number, matches[index]), strict=True):
             found.append({**place, "quantity": quantity, "cell": cell})
     return pd.DataFrame(found, columns=COLUMNS)
 
@@ -107,28 +128,41 @@ def _suite(cells: pd.DataFrame, plan: Plan) -> dict[tuple[str, str], set[str]]:
     return found
 
 
-def _quantities(number: Mapping[Any, Any], best: Mapping[Any, Any] | None, unlike: Mapping[str, str]) -> Iterator[Cell]:
+def judge(number: Mapping[Any, Any], match: Match) -> tuple[str, str, float]:
+    """The verdict on a number, what it rests on where the two do not compare, and the tolerance; NaN without one."""
+    if number["unit"] != "fraction":
+        return "not comparable (gain)", f"a {number['unit']}", math.nan
+    if not match.best:
+        return "not run", UNFINISHED, math.nan
+    if match.unlike:
+        return f"not comparable ({', '.join(match.unlike)})", match.differs, math.nan
+    word, tolerance = verdict(number["value"], match.best["cell"])
+    is_other = number["metric"].startswith("image_") and number["convention"] not in ("", IMAGE_CONVENTION)
+    return word, f"the source takes the {number['convention']}" if is_other else "", tolerance
+
+
+def printed(number: Mapping[Any, Any]) -> str:
+    """The number in percent, with the digits of its source; a gain with its sign."""
+    value = Decimal(number["value"]).scaleb(2)
+    return f"{value:+f}" if number["unit"] != "fraction" else f"{value:f}"
+
+
+def _quantities(number: Mapping[Any, Any], match: Match) -> Iterator[Cell]:
     """The cells of `QUANTITIES`."""
-    value, is_gain = float(number["value"]), number["unit"] != "fraction"
-    source = f"{number['source']} ({number['status']})"
-    yield replace(spoken(f"{100 * value:+.1f}" if is_gain else f"{100 * value:.1f}", source), mean=value)
+    value = float(number["value"])
+    yield replace(spoken(printed(number), f"{number['source']} ({number['status']})"), mean=value)
     dash = spoken("")
-    if is_gain or not best:
+    word, why, tolerance = judge(number, match)
+    if number["unit"] != "fraction" or not match.best:
         yield from [dash] * (len(QUANTITIES) - 2)
-        yield spoken("not comparable (gain)", f"a {number['unit']}") if is_gain else spoken("not run", UNFINISHED)
-        return
-    cell: Cell = best["cell"]
-    away = cell.mean - value
-    yield cell
-    yield spoken(str(len(cell.values)))
-    yield replace(spoken(f"{100 * away:+.1f}"), mean=away)
-    if unlike:
-        says = "; ".join(f"{kind}: {what}" for kind, what in unlike.items())
-        yield from (dash, spoken(f"not comparable ({', '.join(unlike)})", says))
-        return
-    word, tolerance = verdict(number["value"], cell)
-    yield dash if math.isnan(tolerance) else replace(spoken(f"{100 * tolerance:.1f}"), mean=tolerance)
-    yield spoken(word)
+    else:
+        cell: Cell = match.best["cell"]
+        away = cell.mean - value
+        yield cell
+        yield spoken(str(len(cell.values)))
+        yield replace(spoken(f"{100 * away:+.1f}"), mean=away)
+        yield dash if math.isnan(tolerance) else replace(spoken(f"{100 * tolerance:.1f}"), mean=tolerance)
+    yield spoken(word, why)
 
 
 def _entry(number: Mapping[Any, Any]) -> str:
@@ -138,4 +172,12 @@ def _entry(number: Mapping[Any, Any]) -> str:
 
 def _order(number: Mapping[Any, Any]) -> tuple[Any, ...]:
     metric = [*METRICS, number["metric"]].index(number["metric"])
-    return number["paper"], number["table"], metric, number["category"] == MEAN, number["category"], number["subset"]
+    return (
+        number["paper"],
+        number["table"],
+        number["variant"],
+        metric,
+        number["category"] == MEAN,
+        number["category"],
+        number["subset"],
+    )

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from reports.tables import BLOCK, Plan, Table
+from reports.tables import BLOCK, Plan, Table, nearest
 
 Record = Mapping[str, Any]
 GROUP = ["variant", "dataset", "protocol"]
 COLLAPSED = 0.55  # an AUROC below it is hardly better than a coin
-KINDS = ("missing", "unscored", "stale", "seeds", "collapsed", "mixed", "source")
+INVERTED = 0.45  # below it, it is worse: anomalies score lower than normal images
+KINDS = ("missing", "unscored", "stale", "seeds", "range", "collapsed", "mixed", "source")
 
 
 class Finding(NamedTuple):
@@ -45,14 +46,29 @@ def findings(scores: pd.DataFrame, records: Sequence[Record], plan: Plan, publis
         published: rows as in `reports/published/README.md`.
     """
     yield from missing(records, plan)
-    yield from unscored(scores, records)
+    yield from unscored(scores, records, plan)
     yield from stale(scores, records, plan)
     yield from incomplete(scores)
+    yield from out_of_range(scores)
     yield from collapsed(scores)
     yield from mixed(scores, records)
     for row in published[(published.source == "") | (published.status == "")].to_dict("records"):
-        cure = "name what was read, or remove the row"
+        cure = "name what was read, and how, in reports/published, or remove the row"
         yield Finding("source", f"{row['value']} of {row['paper']}, {row['table']}, has no source: {cure}.", {})
+
+
+def check(allow: Mapping[str, str]) -> None:
+    """Refuse reasons that would excuse nothing.
+
+    Raises:
+        ValueError: an entry names no kind of finding, or gives no reason.
+    """
+    for name, reason in allow.items():
+        kind = name.partition(":")[0]
+        if kind not in KINDS:
+            raise ValueError(f"`{name}` names no kind of finding; kinds are {', '.join(KINDS)}{nearest(kind, KINDS)}")
+        if not reason.strip():
+            raise ValueError(f"`{name}` is allowed without a reason; write one: {name}=REASON")
 
 
 def sift(found: Iterator[Finding], allow: Mapping[str, str]) -> tuple[list[tuple[Finding, str]], list[str]]:
@@ -90,11 +106,12 @@ def missing(records: Sequence[Record], plan: Plan) -> Iterator[Finding]:
             yield Finding("missing", message, _place(group))
 
 
-def unscored(scores: pd.DataFrame, records: Sequence[Record]) -> Iterator[Finding]:
-    """Runs without a score, and scores without a run."""
+def unscored(scores: pd.DataFrame, records: Sequence[Record], plan: Plan) -> Iterator[Finding]:
+    """Runs without a score, unless the plan has no use for them any more; and scores without a run."""
     scored = set(scores.record.map(_folder))
     for record in records:
-        if record["folder"] not in scored:
+        is_planned = not plan or PurePath(record["folder"]).name in plan.get(group_of(record), {})
+        if is_planned and record["folder"] not in scored:
             message = f"predictions/{record['folder']} has no score. Run the score stage."
             yield Finding("unscored", message, {name: record[name] for name in GROUP})
     if lost := sorted(scored - {record["folder"] for record in records}):
@@ -113,7 +130,7 @@ def stale(scores: pd.DataFrame, records: Sequence[Record], plan: Plan) -> Iterat
         if scored.get(folder, record.get("fingerprint")) != record.get("fingerprint"):
             message = f"The scores of predictions/{folder} belong to another fit (fingerprint). Run the score stage."
             yield Finding("stale", message, group)
-        run = plan.get((record["variant"], record["dataset"], record["protocol"]), {}).get(PurePath(folder).name)
+        run = plan.get(group_of(record), {}).get(PurePath(folder).name)
         now = run.get("fingerprint_parts", {}) if isinstance(run, Mapping) else {}
         before = record.get("fingerprint_parts", {})
         if parts := [name for name, value in now.items() if before.get(name) != value]:
@@ -135,18 +152,36 @@ def incomplete(scores: pd.DataFrame) -> Iterator[Finding]:
             if lacking := sorted(set(seeds[str(variant)]) - set(cell.seed)):
                 message = f"{variant} has no score of {category} with seed {', '.join(map(str, lacking))}: `dvc repro`."
                 yield Finding("seeds", message, {**place, "variant": str(variant)})
+        categories = {str(variant): set(of.category) for variant, of in rows.groupby("variant")}
+        for variant, have in categories.items():
+            if absent := sorted(set().union(*categories.values()) - have):
+                message = f"{variant} has no score of {', '.join(absent)}, which others have: `dvc repro`."
+                yield Finding("missing", f"{' '.join(place.values())}: {message}", {**place, "variant": variant})
+
+
+def out_of_range(scores: pd.DataFrame) -> Iterator[Finding]:
+    """Values that no metric can have; tables leave them empty."""
+    for row in scores[(scores.value < 0) | (scores.value > 1)].to_dict("records"):
+        where = f"{'-'.join(row[name] for name in GROUP)}: {row['metric']} of {row['category']}, seed {row['seed']}"
+        message = f"{where} is {row['value']}, outside [0, 1]: run the score stage again."
+        yield Finding("range", message, _place([row[name] for name in GROUP], row["metric"]))
 
 
 def collapsed(scores: pd.DataFrame) -> Iterator[Finding]:
-    """AUROCs that are hardly better than chance: mostly a run that has not learnt."""
-    low = scores[
-        scores.metric.isin(["image_auroc", "pixel_auroc"]) & (scores.value < COLLAPSED) & (scores.subset == "all")
-    ]
-    for keys, rows in low.groupby([*GROUP, "metric"]):
+    """AUROCs that are hardly better than chance, or worse: mostly a run that has not learnt."""
+    is_auroc = scores.metric.isin(["image_auroc", "pixel_auroc"]) & (scores.subset == "all")
+    low = scores[is_auroc & scores.value.between(0, COLLAPSED, inclusive="left")]
+    cures = {
+        "near chance": "look at the loss in its record; train longer or with another seed, or allow it with a reason",
+        "worse than chance": "anomalies score lower than normal images: check the sign of the method's maps and "
+        "scores, and the loss in its record, or allow it with a reason",
+    }
+    said = (low.value < INVERTED).map({False: "near chance", True: "worse than chance"})
+    for (*keys, kind), rows in low.groupby([*(low[name] for name in (*GROUP, "metric")), said]):
         *group, metric = map(str, keys)
         cells = ", ".join(f"{r['category']} seed {r['seed']}: {r['value']:.3f}" for r in rows.to_dict("records"))
-        cure = "look at the loss in its record; train longer or with another seed, or allow it with a reason"
-        yield Finding("collapsed", f"{'-'.join(group)}: {metric} near chance ({cells}): {cure}.", _place(group, metric))
+        message = f"{'-'.join(group)}: {metric} {kind} ({cells}): {cures[str(kind)]}."
+        yield Finding("collapsed", message, _place(group, metric))
 
 
 def mixed(scores: pd.DataFrame, records: Sequence[Record]) -> Iterator[Finding]:
@@ -178,6 +213,11 @@ def _settings(records: Sequence[Record]) -> dict[tuple[str, str], dict[str, dict
         of_place["teachers"].setdefault(record["variant"], set()).add(name)
         of_place["budgets"].setdefault(record["variant"], set()).add(budget)
     return found
+
+
+def group_of(record: Record) -> tuple[str, str, str]:
+    """Variant, data set and protocol: a key of the plan."""
+    return record["variant"], record["dataset"], record["protocol"]
 
 
 def _place(group: Sequence[str], *metric: str) -> dict[str, str]:

@@ -15,12 +15,15 @@ COLUMNS = [
     "paper", "kind", "table", "method", "variant", "backbone", "dataset", "protocol", "category", "subset", "metric",
     "convention", "selection", "epochs", "image_size", "value", "unit", "status", "source",
 ]  # fmt: skip
+ABSENT = "absent"
 PARTS = ("logical", "structural")  # of SUBSET_MEAN
 PLACE = ["paper", "table", "method", "variant", "dataset", "protocol", "metric"]  # what a mean shares with its parts
 
 
 def read(folder: Path = FOLDER) -> pd.DataFrame:
     """All published numbers; every column is text, and `value` as printed, so that its precision shows.
+
+    `value` is empty where the status is `ABSENT`: a table prints it, and nothing that could be read quotes it.
 
     Raises:
         ValueError: a file lacks a column, or a value is no number; the message names the file.
@@ -30,11 +33,12 @@ def read(folder: Path = FOLDER) -> pd.DataFrame:
         rows = pd.read_csv(path, dtype=str, keep_default_na=False)
         if lacking := [column for column in COLUMNS if column not in rows]:
             raise ValueError(f"{folder.name}/{path.name}: column {', '.join(lacking)} is missing; see README.md there")
-        wrong = rows[pd.to_numeric(rows.value, errors="coerce").isna()]
+        is_absent = (rows.value == "") & (rows.status == ABSENT)
+        wrong = rows[pd.to_numeric(rows.value, errors="coerce").isna() & ~is_absent]
         if len(wrong):
             raise ValueError(
                 f"{folder.name}/{path.name}: value {wrong.value.iloc[0]!r} of {wrong.method.iloc[0]}, "
-                f"{wrong.category.iloc[0]}, is no number; leave out what no source gives"
+                f"{wrong.category.iloc[0]}, is no number; what no source gives is empty, with status '{ABSENT}'"
             )
         parts.append(rows)
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
@@ -52,7 +56,7 @@ def disagreements(published: pd.DataFrame) -> Iterator[str]:
     Parts are the categories of a category mean, and logical and structural anomalies of their mean. Where each number
     is the best of its own epoch, as in ADer's logs, a mean has no parts.
     """
-    published = published[published.selection != "oracle per number"]
+    published = published[(published.selection != "oracle per number") & (published.value != "")]
     for axis, mean, other in (("category", MEAN, "subset"), ("subset", SUBSET_MEAN, "category")):
         of_parts = published if axis == "category" else published[published.subset.isin([*PARTS, SUBSET_MEAN])]
         for key, rows in of_parts.groupby([*PLACE, other, "backbone", "selection"]):

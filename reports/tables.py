@@ -1,4 +1,4 @@
-"""Tidy scores to tables: mean ± sample standard deviation over seeds, as Markdown, CSV and LaTeX.
+"""Tidy scores to tables: mean ± sample standard deviation over seeds, as Markdown and CSV; LaTeX is in latex.py.
 
 `aggregate` computes every number once; a spec chooses what stands in rows, in columns, and in a table of its own.
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
 
@@ -31,8 +32,14 @@ IMAGE_CONVENTION = "folder label"  # there is but one for image metrics, so it n
 IDENTITY = {"metric": ["metric", "convention"], "variant": ["variant", "selection", "teacher"]}
 DIFFERENCE = "difference"
 PROTOCOLS = ["one_class", "multi_class", DIFFERENCE]  # in the order of columns
-FACETS = ("dataset", "protocol", "subset", "metric", "variant", "category", "paper", "table", "entry", "quantity")
-OF_ENTRY = {"subset", "metric", "variant", "category"}  # what an entry, the row of a ledger, says itself
+FACETS = (
+    "dataset", "protocol", "subset", "metric", "variant", "category", "paper", "table", "method", "entry", "quantity"
+)  # fmt: skip
+# What an entry, the row of a ledger, says itself; and a method, the row of a paper's table.
+OF_FACET = {"entry": {"subset", "metric", "variant", "category"}, "method": {"variant", "paper", "table"}}
+AS_GIVEN = ("entry", "quantity", "method")  # facets whose names come in an order of their own
+AGGREGATIONS = ("mean", "median")  # over seeds
+HIGHLIGHTS = ("significant", "none")  # what is bold
 BLOCK = ["dataset", "protocol", "subset", "metric", "convention"]
 BOLD = (  # how, says statistics.py
     "Bold: better than every other variant with p < 0.05 after Holm's correction, with three seeds or more; of a "
@@ -40,6 +47,13 @@ BOLD = (  # how, says statistics.py
     "signed-rank test over categories."
 )
 UNFINISHED = "no finished run was scored"
+KNOWN: dict[str, Iterable[str]] = {  # names that are no mistake, though no result may have them
+    "metric": METRICS,
+    "protocol": PROTOCOLS,
+    "subset": ["all", "logical", "structural", SUBSET_MEAN],
+    "selection": ["last", "validation", "oracle"],
+    "category": [MEAN],
+}
 # (variant, dataset, protocol) -> its runs by SPLIT-seedK, or "unsupported" -> reason
 Plan = Mapping[tuple[str, str, str], Mapping[str, Any]]
 
@@ -91,6 +105,13 @@ def spoken(word: str, note: str = "") -> Cell:
 
 
 ABSENT = Cell(math.nan, math.nan, {}, "not scored", ())
+
+
+def within_range(scores: pd.DataFrame) -> pd.DataFrame:
+    """The rows with what is no fraction left empty, and the reason why."""
+    wrong = (scores.value < 0) | (scores.value > 1)
+    reason = "scored as " + scores.value.astype(str) + ", which is outside [0, 1]"
+    return scores.assign(value=scores.value.mask(wrong), reason=scores.reason.mask(wrong, reason))
 
 
 def with_subset_mean(scores: pd.DataFrame) -> pd.DataFrame:
@@ -197,23 +218,39 @@ def chosen(data: pd.DataFrame, spec: Mapping[str, Any]) -> tuple[pd.DataFrame, l
     problems = []
     for facet, names in spec.get("where", {}).items():
         if facet not in data:
-            problems.append(f"`where` names '{facet}'; it can name {', '.join(f for f in FACETS if f in data)}")
+            able = [name for name in (*FACETS, "convention", "selection", "teacher") if name in data]
+            problems.append(f"`where` names '{facet}'; it can name {', '.join(able)}{nearest(facet, able)}")
             continue
-        known = {*data[facet], *(METRICS if facet == "metric" else ()), *(["all"] if facet == "subset" else ())}
+        known = {*data[facet], *KNOWN.get(facet, ())}
         problems += [
-            f"unknown {facet} '{name}'; the results have {_names(data[facet])}" for name in names if name not in known
+            f"unknown {facet} '{name}'; the results have {_names(data[facet])}{nearest(name, known)}"
+            for name in names
+            if name not in known
         ]
         data = data[data[facet].isin(names)]
+        if facet == "paper":  # the first one's numbers come first
+            data = data.iloc[data[facet].map(names.index).astype(int).argsort(kind="stable")]
     return data, problems
+
+
+def nearest(name: Any, known: Iterable[str]) -> str:
+    """A question that ends a message about an unknown name; empty if nothing is like it."""
+    near = get_close_matches(str(name), [*known], 1)
+    return f" (did you mean '{near[0]}'?)" if near else ""
 
 
 def _names(column: pd.Series) -> str:
     return ", ".join(sorted(column.unique())) or "none"
 
 
+def identity(facet: str, data: pd.DataFrame) -> list[str]:
+    """The columns of `data` that must agree for two rows to share a name of the facet."""
+    return [column for column in IDENTITY.get(facet, [facet]) if column in data]
+
+
 def each(data: pd.DataFrame, facets: Sequence[str]) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
     """One frame for each value of the facets, with that value by facet name. Metrics come in the order of `METRICS`."""
-    keys = [column for facet in facets for column in IDENTITY.get(facet, [facet]) if column in data]
+    keys = [column for facet in facets for column in identity(facet, data)]
     order = {name: rank for rank, name in enumerate(METRICS)}
     if "metric" in data:
         data = data.sort_values(
@@ -261,41 +298,61 @@ def tables(
     spec: Mapping[str, Any],
     cells: pd.DataFrame,
     records: Sequence[Mapping[str, Any]],
-    says: Sequence[str] = (),
+    says: Callable[[pd.DataFrame], Sequence[str]] = lambda part: (),
 ) -> list[Table]:
-    """All tables that a spec describes; `says` ends each caption.
+    """All tables that a spec describes; `says` ends the caption of each, made of its rows of `cells`.
 
     Raises:
         ValueError: the spec leaves a facet open, so that several results would fall into one place.
     """
+    axes = {axis: facets(spec, axis) for axis in ("rows", "columns")}
     fixed = {facet for facet, names in spec.get("where", {}).items() if len(names) == 1}
-    fixed |= {*spec["each"], spec["rows"], spec["columns"]}
-    fixed |= OF_ENTRY if "entry" in fixed else set()
+    fixed |= {*spec["each"], *axes["rows"], *axes["columns"]}
+    fixed |= {said for facet in fixed for said in OF_FACET.get(facet, ())}
     left = [facet for facet in FACETS if facet in cells and facet not in fixed]
     if left:
         raise ValueError(f"{left[0]} must stand in `each`, `rows` or `columns`, or have one value in `where`")
     built = []
+    of_paper = "covered" in cells
     for place, part in each(chosen(cells, spec)[0], spec["each"]):
-        part = part.sort_values("variant", kind="stable")
-        axes = [labels(part[IDENTITY.get(spec[axis], [spec[axis]])]) for axis in ("rows", "columns")]
-        long = pd.DataFrame({"row": axes[0], "column": axes[1], "cell": part.cell.tolist()})
-        grid = long.pivot(index="row", columns="column", values="cell")
-        # Entries and quantities come in an order of their own.
-        order = [_order(long[axis]) if spec[f"{axis}s"] not in ("entry", "quantity") else long[axis].unique()
-                 for axis in ("row", "column")]  # fmt: skip
-        grid = grid.reindex(index=order[0], columns=order[1])
-        grid = grid.map(lambda cell: cell if isinstance(cell, Cell) else ABSENT).rename_axis(spec["rows"], axis=0)
-        built.append(
-            Table(
-                name,
-                slug(name, *place.values()),
-                headline(spec, place),
-                [*caption(part, records), *says],
-                place,
-                grid.rename_axis(None, axis=1),
-            )
+        if of_paper and not part.covered.any():
+            continue
+        part = part.assign(cell=part.cell.map(lambda cell: _shown(cell, spec)))
+        part = part if of_paper else part.sort_values("variant", kind="stable")
+        long = pd.DataFrame({axis: _names_on(part, axes[axis]) for axis in axes} | {"cell": part.cell.tolist()})
+        grid = long.pivot(index="rows", columns="columns", values="cell")
+        # A paper's rows and columns come as printed.
+        order = [
+            list(long[axis].unique()) if of_paper or {*AS_GIVEN} & {*axes[axis]} else _order(long[axis])
+            for axis in axes
+        ]
+        gap = spoken("", "not printed") if of_paper else ABSENT
+        grid = grid.reindex(index=order[0], columns=order[1]).map(
+            lambda cell, gap=gap: cell if isinstance(cell, Cell) else gap
         )
+        grid = grid.rename_axis(", ".join(axes["rows"]), axis=0).rename_axis(None, axis=1)
+        said = [*caption(part, records, spec.get("aggregation", AGGREGATIONS[0])), *says(part)]
+        built.append(Table(name, slug(name, *place.values()), headline(spec, place), said, place, grid))
     return built
+
+
+def facets(spec: Mapping[str, Any], axis: str) -> list[str]:
+    """What stands in `rows` or `columns` of a spec: one facet or several."""
+    return [spec[axis]] if isinstance(spec[axis], str) else list(spec[axis])
+
+
+def _names_on(part: pd.DataFrame, axis: Sequence[str]) -> list[str]:
+    """The label of each row of `part` on an axis of several facets."""
+    return [": ".join(names) for names in zip(*(labels(part[identity(f, part)]) for f in axis), strict=True)]
+
+
+def _shown(cell: Cell, spec: Mapping[str, Any]) -> Cell:
+    """The cell as the spec's `aggregation` and `highlight` want it."""
+    if spec.get("aggregation") == "median" and cell.values and not cell.word:
+        low, middle, high = (float(value) for value in pd.Series(cell.values).quantile([0, 0.5, 1]))
+        spread = f" ({100 * low:.1f} to {100 * high:.1f})" if len(cell.values) > 1 else ""
+        cell = replace(cell, mean=middle, std=math.nan, word=f"{100 * middle:.1f}{spread}")
+    return replace(cell, bold=cell.bold and spec.get("highlight") != "none")
 
 
 def _order(names: pd.Series) -> list[str]:
@@ -305,7 +362,7 @@ def _order(names: pd.Series) -> list[str]:
     return sorted(unique, key=lambda n: (n == MEAN, rank.get(re.sub(r" \(.*", "", n), len(rank)), n))
 
 
-def caption(part: pd.DataFrame, records: Sequence[Mapping[str, Any]]) -> list[str]:
+def caption(part: pd.DataFrame, records: Sequence[Mapping[str, Any]], aggregation: str = "mean") -> list[str]:
     """What one must know to compare, a sentence each: seeds, teacher, selection, budget, convention, deviations."""
     part = part[part.teacher != ""]  # a variant that has not run has nothing to tell
     if part.empty:
@@ -321,9 +378,11 @@ def caption(part: pd.DataFrame, records: Sequence[Mapping[str, Any]]) -> list[st
         ]
         for label, variant in variants.items()
     }
-    metrics = zip(labels(part[IDENTITY["metric"]]), part.convention, strict=True)
-    teachers = _shared(dict(zip(variants, part.drop_duplicates(IDENTITY["variant"]).teacher, strict=True)))
-    spread = f"mean ± sample standard deviation over {len(seeds)} seeds" if len(seeds) > 1 else "one seed, no deviation"
+    conventions = part["measured_convention" if "measured_convention" in part else "convention"]
+    metrics = zip(labels(part[identity("metric", part)]), conventions, strict=True)
+    teachers = shared(dict(zip(variants, part.drop_duplicates(IDENTITY["variant"]).teacher, strict=True)))
+    over = {"mean": "mean ± sample standard deviation", "median": "median (lowest to highest)"}[aggregation]
+    spread = f"{over} over {len(seeds)} seeds" if len(seeds) > 1 else "one seed, no deviation"
     numbers = f"Percent; {spread}" + (f" (seeds {', '.join(map(str, seeds))})." if seeds else ".")
     if MEAN in set(part.category):
         numbers += " The mean averages the categories within each seed first."
@@ -332,9 +391,9 @@ def caption(part: pd.DataFrame, records: Sequence[Mapping[str, Any]]) -> list[st
     said = [
         numbers,
         f"Teachers differ between variants: {teachers}." if "; " in teachers else f"Teacher: {teachers}.",
-        f"Selection: {_shared(dict(zip(labels(part[IDENTITY['variant']]), part.selection, strict=True)))}.",
-        f"Budget: {_shared({label: _budget(found) for label, found in of_variant.items()})}.",
-        f"Convention: {_shared(dict(metrics))}.",
+        f"Selection: {shared(dict(zip(labels(part[IDENTITY['variant']]), part.selection, strict=True)))}.",
+        f"Budget: {shared({label: _budget(found) for label, found in of_variant.items()})}.",
+        f"Convention: {shared(dict(metrics))}.",
     ]
     if any(cell.bold for cell in part.cell):
         said.append(BOLD)
@@ -344,7 +403,7 @@ def caption(part: pd.DataFrame, records: Sequence[Mapping[str, Any]]) -> list[st
     return said
 
 
-def _shared(by_label: Mapping[str, str]) -> str:
+def shared(by_label: Mapping[str, str]) -> str:
     values = set(by_label.values())
     return values.pop() if len(values) == 1 else "; ".join(f"{label}: {value}" for label, value in by_label.items())
 
@@ -380,71 +439,15 @@ def _escape_pipe(text: str) -> str:
 def csv(table: Table) -> str:
     """Fractions at full precision: for each column its mean, standard deviation and number of seeds.
 
-    A column of words has one number or word in each row.
+    A column of words has one number or word in each row, and neither deviation nor seeds where no seed gave a number.
     """
     columns = {}
     for label, cells in table.grid.items():
-        if any(cell.word for cell in cells):
-            columns[str(label)] = cells.map(lambda cell: cell.word if math.isnan(cell.mean) else cell.mean)
+        columns[str(label)] = cells.map(lambda cell: cell.word if cell.word and math.isnan(cell.mean) else cell.mean)
+        if any(cell.word for cell in cells) and not any(cell.values for cell in cells):
             continue
-        columns[str(label)] = cells.map(lambda cell: cell.mean)
         columns[f"{label}: std"] = cells.map(lambda cell: cell.std)
-        columns[f"{label}: seeds"] = cells.map(lambda cell: len(cell.values))
+        columns[f"{label}: seeds"] = cells.map(lambda cell: "" if cell.word and not cell.values else len(cell.values))
     return (
         pd.DataFrame(columns).rename_axis(str(table.grid.index.name)).to_csv(float_format="%.6f", lineterminator="\n")
     )
-
-
-def latex(table: Table) -> str:
-    """A booktabs table; needs `\\usepackage{booktabs}`."""
-    text = table.grid.map(
-        lambda cell: (
-            (rf"\textbf{{{_tex(cell.text)}}}" if cell.bold else _tex(cell.text))
-            + (rf"\textsuperscript{{{table.marks[cell.note]}}}" if cell.note else "")
-        )
-    )
-    text = text.rename(index=_tex, columns=_tex)
-    text.columns.name = _tex(str(table.grid.index.name))
-    text.index.name = None  # otherwise Styler prints it on a line of its own
-    notes = [rf"\textsuperscript{{{mark}}}{_tex(note)}." for note, mark in table.marks.items()]
-    says = " ".join([_tex(f"{table.title}."), *(_tex(sentence) for sentence in table.caption), *notes])
-    layout = "l" + "r" * text.shape[1]
-    return text.style.to_latex(
-        hrules=True,
-        caption=says,
-        label=f"tab:{table.name}",
-        position="htbp",
-        position_float="centering",
-        column_format=layout,
-    )
-
-
-TEX = str.maketrans(
-    {
-        "\\": r"\textbackslash{}",
-        "&": r"\&",
-        "%": r"\%",
-        "$": r"\$",
-        "#": r"\#",
-        "_": r"\_",
-        "{": r"\{",
-        "}": r"\}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "<": r"$<$",
-        ">": r"$>$",
-        "|": r"$|$",
-        "±": r"$\pm$",
-        "≤": r"$\le$",
-        "≥": r"$\ge$",
-        "\N{MULTIPLICATION SIGN}": r"$\times$",
-        "\N{EN DASH}": "--",
-        "—": "---",
-        "·": r"$\cdot$",
-        "→": r"$\to$",
-    }
-)
-
-
-def _tex(text: str) -> str:
-    return text.translate(TEX)

@@ -78,4 +78,11 @@ def test_no_module_of_benchmarks_escapes_the_order() -> None:
         for path in FILES
         if "benchmarks" in path.parts
     }
-    assert modules - set(ORDER) == {"__init__", "pretraining", "bench_launch", "bench_metrics", "bench_page", "bench_training"}
+    assert modules - set(ORDER) == {
+        "__init__",
+        "pretraining",
+        "bench_launch",
+        "bench_metrics",
+        "bench_page",
+        "bench_training",
+    }

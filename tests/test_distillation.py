@@ -13,8 +13,8 @@ from torch import Tensor
 from torchvision.transforms import Resize
 
 import methods
-from methods import feature_cache, teachers, training
-from methods.base import Context, InputError, Method
+from methods import feature_cache, teachers
+from methods.base import Context, InputError
 from methods.decoders import Decoder, OneClassBottleneck
 
 
@@ -167,33 +167,18 @@ def test_fd_keeps_the_epoch_with_the_lowest_mean_map_on_held_out_normal_images()
     assert record["epoch"] == 1 + int(np.argmin(values))
 
 
-class Interrupted(Exception):
-    pass
-
-
-@pytest.mark.parametrize("name", ["rd", "fd"])
-def test_a_resumed_fit_equals_an_uninterrupted_one_bit_for_bit(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_images_held_out_for_selection_are_not_shown_to_what_makes_the_teacher_over(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
-
-    def stop(progress: Any) -> None:
-        if progress.done == 2:
-            raise Interrupted
-
-    def maps_of(method: Method, context: Context) -> Tensor:
-        return torch.stack([answer.anomaly_map for answer in method.predict(samples(3, "test"), context)])
-
-    whole = maps_of(create(name, epochs=4).fit(samples(7), [], Context(seed=5)), Context())
-    checkpoint = tmp_path / "checkpoint.pt"
-    with pytest.raises(Interrupted):
-        create(name, epochs=4).fit(samples(7), [], Context(seed=5, checkpoint=checkpoint, progress=stop))
-    epochs = []
-    resumed = create(name, epochs=4).fit(
-        samples(7), [], Context(seed=5, checkpoint=checkpoint, progress=lambda p: epochs.append(p.done))
+    shown: list[Tensor] = []
+    method = create("rd", selection="validation")
+    monkeypatch.setattr(
+        method, "target", lambda teacher, images, context: shown.append(images[range(len(images))]) or teacher
     )
-    assert epochs == [3, 4]
-    assert torch.equal(maps_of(resumed, Context()), whole)
+    method.fit(samples(10), [], Context())
+    trained, _ = method._hold_out(10, validation=False)
+    assert torch.equal(shown[0], feature_cache.images(samples(10), method.image_size, None)[trained])
+    assert len(trained) == 8
 
 
 def test_a_checkpoint_of_another_fit_or_a_damaged_one_is_not_resumed(tmp_path: Path) -> None:

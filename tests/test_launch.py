@@ -217,6 +217,62 @@ def test_a_process_that_was_killed_is_noticed_and_its_run_fails_with_the_reason(
     assert "killed, or out of memory" in store.status(run).reason
 
 
+def test_a_run_that_ended_while_its_driver_started_is_not_launched_again(
+    expand: Callable[..., list[Run]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = expand()
+    runner.execute(suite[0], "cpu", 1, 1.0)
+    started: list[Run] = []
+
+    def start(self: executors.Slurm, waiting: list[Run], at_work: list[Run]) -> list[Run]:
+        started.extend(waiting)
+        for run in waiting:
+            runner.execute(run, "cpu", 1, 1.0)
+        return list(waiting)
+
+    monkeypatch.setattr(executors.Slurm, "start", start)
+    launch.launch(suite, Executor(name="slurm"), Console(quiet=True))
+    assert started == suite[1:]
+
+
+def test_a_run_that_ends_as_soon_as_it_is_submitted_is_submitted_once(
+    expand: Callable[..., list[Run]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = expand()
+    submitted: list[Run] = []
+
+    def submit(self: executors.Slurm, part: list[Run], total: int) -> None:
+        submitted.extend(part)
+        runner.execute(part[0], "cpu", 1, 1.0)
+        store.report_job(part[1], "failed", "7_1", error="at once")
+
+    monkeypatch.setattr(executors.Slurm, "_submit", submit)
+    monkeypatch.setattr(executors, "_call", lambda *command: "")
+    launch.launch(suite, Executor(name="slurm"), Console(quiet=True))
+    assert submitted == suite
+
+
+def test_a_finished_run_is_not_carried_out_again_by_a_job_that_comes_late(expand: Callable[..., list[Run]]) -> None:
+    run = expand()[0]
+    runner.execute(run, "cpu", 1, 1.0)
+    before = store.touched_at(run)
+    runner.execute(run, "cpu", 1, 1.0)
+    assert store.touched_at(run) == before
+
+
+@pytest.mark.parametrize(("known", "again"), [(0, True), (1, False)])
+def test_a_job_that_failed_before_its_process_was_started_again_is_not_to_blame(
+    known: int, again: bool, expand: Callable[..., list[Run]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = {"squeue": "7_0|FAILED NonZeroExitCode\n", "scontrol": "JobId=9 ArrayJobId=7\n   Requeue=1 Restarts=1\n"}
+    monkeypatch.setattr(executors, "_call", lambda *command: answers[command[0]])
+    run = expand()[0]
+    store.report_job(run, "running", "7_0", node="left", restarts=known)
+    losses = executors.losses([run])
+    assert losses is not None
+    assert losses[run.fingerprint].again is again
+
+
 def test_resources_of_a_group_are_those_of_the_patterns_that_match_it() -> None:
     executor = Executor.model_validate(
         {"minutes": 60, "resources": {"*-multi_class": {"minutes": 600}, "rd-*": {"gpus": 2}}}

@@ -40,7 +40,11 @@ def record(epochs: int = 200, train: int = 320) -> dict[str, Any]:
 def entries(number: dict[str, str], measured: list[dict[str, Any]], *records: dict[str, Any]) -> pd.DataFrame:
     scores = pd.DataFrame(measured)
     cells = tables.aggregate(scores, {})
-    return ledger.entries(pd.DataFrame([NUMBER | number]), cells, scores, records or [record()], {})
+    return listed(pd.DataFrame([NUMBER | number]), cells, scores, records or [record()], {})
+
+
+def listed(numbers: pd.DataFrame, *results: Any) -> pd.DataFrame:
+    return ledger.entries(numbers, ledger.matches(numbers, *results))
 
 
 def verdict_of(number: dict[str, str], measured: list[dict[str, Any]], *records: dict[str, Any]) -> tables.Cell:
@@ -102,6 +106,40 @@ def test_what_a_source_does_not_state_does_not_count_as_different() -> None:
     assert verdict_of(unstated, measured).word == "reproduced"
 
 
+def test_the_words_of_a_difference_name_what_the_source_states_and_no_more() -> None:
+    unstated = {"epochs": "", "image_size": ""}
+    assert verdict_of(unstated, rows([0.97, 0.971])).note == (
+        "budget: 200 epochs instead of an unstated number of epochs"
+    )
+    assert verdict_of({"category": "mean"}, rows([0.97, 0.971])).note == "data: 1 of 15 categories"
+    few = verdict_of({}, rows([0.97, 0.971], anomalous=100, images=120), record(train=300)).note
+    assert few == (
+        "data: screw has 300 training images (official 320); "
+        "screw has 20 normal test images (official 41), 100 anomalous test images (official 119)"
+    )
+
+
+def test_one_model_of_all_categories_is_said_to_learn_from_all_their_images() -> None:
+    many = record(train=700) | {"protocol": "multi_class", "split": "all"}
+    cell = verdict_of({"protocol": "multi_class"}, rows([0.97, 0.971], protocol="multi_class"), many)
+    assert cell.note == "data: one model learnt from 700 training images (official 3629)"
+
+
+def test_image_labels_that_a_source_takes_from_masks_are_told() -> None:
+    cell = verdict_of({"convention": "label of the resized mask"}, rows([0.970, 0.9701]))
+    assert cell.word == "reproduced" and cell.note == "the source takes the label of the resized mask"
+
+
+def test_a_number_that_no_source_gives_is_not_listed_and_is_no_error() -> None:
+    assert entries({"value": "", "status": "absent"}, rows([0.97, 0.971])).empty
+
+
+def test_a_published_number_keeps_its_digits() -> None:
+    printed = {"0.600": "60.0", "0.97": "97", "1.0": "100", "0.990292": "99.0292"}
+    assert {value: ledger.printed(NUMBER | {"value": value}) for value in printed} == printed
+    assert ledger.printed(NUMBER | {"value": "0.039", "unit": "gain over another"}) == "+3.9"
+
+
 def test_of_several_conventions_the_one_of_the_source_is_compared() -> None:
     named = {"metric": "aupro", "convention": "per_image, FPR<0.3"}
     both = rows([0.5, 0.5], metric="aupro", convention="pooled, FPR<=0.3, 256 px")
@@ -120,9 +158,9 @@ def test_only_what_the_suite_covers_is_listed_and_what_it_plans_is_not_run() -> 
     numbers = pd.DataFrame([NUMBER, NUMBER | {"category": "pill"}, NUMBER | {"variant": "dskd"}])
     cells = tables.aggregate(pd.DataFrame(rows([0.97, 0.97])), {})
     scores = pd.DataFrame(rows([0.97, 0.97]))
-    assert {*ledger.entries(numbers, cells, scores, [record()], {}).category} == {"screw"}
+    assert {*listed(numbers, cells, scores, [record()], {}).category} == {"screw"}
     plan = {("rd", "mvtec_ad", "one_class"): {"pill-seed0": {"categories": None}}}
-    found = ledger.entries(numbers, cells, scores, [record()], plan)
+    found = listed(numbers, cells, scores, [record()], plan)
     assert {*found.category} == {"screw", "pill"} and {*found.variant} == {"rd"}
     (pill,) = found.cell[(found.category == "pill") & (found.quantity == "verdict")]
     assert pill.word == "not run"

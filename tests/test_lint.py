@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks import cli, store
-from reports import lint, published, tables
+from methods.base import InputError
+from reports import build, lint, published, tables
 from reports.lint import Finding
 
 VARIANTS, CATEGORIES, SEEDS = ("rd", "fd"), ("bolt", "cloth"), (0, 1)
@@ -76,6 +79,11 @@ def test_a_whole_even_suite_is_clean() -> None:
         (find(SCORES[:-1]), "seeds", "fd has no score of cloth with seed 1"),
         (find([r for r in SCORES if r["variant"] == "rd" or r["seed"] == 0]), "seeds", "uneven (fd: 0; rd: 0, 1)"),
         (find(with_last(SCORES, value=0.51)), "collapsed", "image_auroc near chance (cloth seed 1: 0.510)"),
+        (find(with_last(SCORES, value=0.45)), "collapsed", "near chance (cloth seed 1: 0.450): look at the loss"),
+        (find(with_last(SCORES, value=0.1)), "collapsed", "worse than chance (cloth seed 1: 0.100): anomalies"),
+        (find(with_last(SCORES, value=1.2)), "range", "of cloth, seed 1 is 1.2, outside [0, 1]: run the score"),
+        (find(with_last(SCORES, value=-0.2)), "range", "-0.2, outside [0, 1]"),
+        (find(SCORES[:-2], plan={}), "missing", "fd has no score of cloth, which others have: `dvc repro`"),
         (find(records=with_last(RECORDS, teacher={"name": "other"})), "mixed", "teachers differ"),
         (find(records=with_last(RECORDS, hyper_parameters={"epochs": 9, "image_size": 64})), "mixed", "budgets differ"),
         (find(with_last(SCORES, convention="x")), "mixed", "(fd: folder label and x; rd: folder label)"),
@@ -92,6 +100,16 @@ def test_what_is_wrong_is_found_and_named(found: list[Finding], kind: str, said:
 
 def test_what_cannot_be_measured_is_no_collapse() -> None:
     assert find(with_last(SCORES, value=float("nan"))) == []
+
+
+def test_a_run_that_the_plan_has_no_use_for_needs_no_score() -> None:
+    old = record("fd", "cloth", 7)
+    assert find(records=[*RECORDS, old]) == []
+    assert [finding.kind for finding in find(records=[*RECORDS, old], plan={})] == ["unscored"]
+
+
+def test_just_above_the_limit_is_no_collapse() -> None:
+    assert find(with_last(SCORES, value=lint.COLLAPSED)) == []
 
 
 def some_findings() -> Iterator[Finding]:
@@ -116,12 +134,51 @@ def test_the_reason_is_printed_under_the_tables_it_concerns() -> None:
     assert "Allowed" not in captions["multi_class"]
 
 
-def test_strict_fails_the_command_and_a_bad_allow_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("allow", "said"),
+    [
+        ({"fallen": "x"}, "`fallen` names no kind of finding; kinds are missing,"),
+        ({"colapsed:fd-toy-one_class": "x"}, "did you mean 'collapsed'?"),
+        ({"collapsed": " "}, "`collapsed` is allowed without a reason"),
+    ],
+)
+def test_a_reason_that_excuses_nothing_is_refused(allow: dict[str, str], said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        lint.check(allow)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project whose only run collapsed."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(store, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(build, "read_specs", lambda *_: [])  # no table or figure, to be quick
+    group = tmp_path / "results" / "predictions" / "rd-toy-one_class" / "bolt-seed0"
+    group.mkdir(parents=True)
+    (group / "record.json").write_text(json.dumps({"schema": 1, "method": "rd"} | record("rd", "bolt", 0)))
+    (tmp_path / "results" / "scores").mkdir()
+    pd.DataFrame([row("rd", "bolt", 0, value=0.5)]).to_csv(tmp_path / "results" / "scores" / "rd.csv", index=False)
+    return tmp_path
+
+
+def params(allow: dict[str, str]) -> str:
+    suite = {"suite": "s", "methods": ["rd"], "datasets": ["toy"], "protocols": ["one_class"], "seeds": [0]}
+    return json.dumps(suite | {"pretrain": [], "conventions": ["default"], "allow": allow})
+
+
+def test_strict_fails_the_command_after_the_report_is_written(project: Path) -> None:
     run = CliRunner().invoke
     assert run(cli.app, ["report"]).exit_code == 0
+    (project / "reports" / "build" / "index.html").unlink()
     assert run(cli.app, ["report", "--strict"]).exit_code == 1
-    for wrong in ("fallen=x", "collapsed="):
-        refused = run(cli.app, ["report", "--allow", wrong]).exception
-        assert refused and "it takes KIND=REASON" in str(refused)
+    assert "image_auroc near chance" in (project / "reports" / "build" / "index.html").read_text()
+
+
+def test_a_reason_on_the_command_line_or_in_params_lets_it_pass(project: Path) -> None:
+    run = CliRunner().invoke
+    assert run(cli.app, ["report", "--strict", "--allow", "collapsed=a first try"]).exit_code == 0
+    (project / "params.yaml").write_text(params({"collapsed:rd-toy-one_class": "a first try"}))
+    assert run(cli.app, ["report", "--strict"]).exit_code == 0
+    (project / "params.yaml").write_text(params({"colapsed": "a first try"}))
+    refused = run(cli.app, ["report"]).exception
+    assert isinstance(refused, InputError) and "did you mean 'collapsed'?" in str(refused)

@@ -26,6 +26,7 @@ PARAMS = {
     "seeds": [0],
     "pretrain": [],
     "conventions": ["default"],
+    "allow": {"collapsed": "one epoch with an untrained teacher"},
     "executor": {"name": "local", "jobs": 2, "threads": 1},
 }
 
@@ -73,6 +74,21 @@ def test_metrics_and_plots_are_wired_to_dvc(project: Project) -> None:
     assert "image_auroc" in project.run("dvc", "metrics", "show", "--json").stdout
     project.run("dvc", "plots", "show")
     assert "ROC over images" in (project.folder / "dvc_plots" / "index.html").read_text()
+
+
+def test_a_report_that_misleads_is_written_then_fails_until_a_reason_is_given(project: Project) -> None:
+    source = project.folder / "reports" / "lint.py"
+    before = source.read_text()
+    source.write_text(before.replace("COLLAPSED = 0.55", "COLLAPSED = 1.01"))
+    project.params({"allow": {}})
+    failed = project.run("dvc", "repro", code=255)
+    page = project.folder / "reports" / "build" / "index.html"
+    assert "a reason under `allow` in params.yaml" in failed.stderr and "near chance" in page.read_text()
+    project.params({"allow": PARAMS["allow"]})
+    project.run("dvc", "repro")
+    assert f"Allowed, because {PARAMS['allow']['collapsed']}" in page.read_text()
+    source.write_text(before)
+    project.run("dvc", "repro")
 
 
 def test_a_second_repro_fits_nothing(project: Project) -> None:

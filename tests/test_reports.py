@@ -359,7 +359,7 @@ def test_an_unknown_name_in_a_spec_is_reported(tmp_path: Path, where: dict[str, 
     ("change", "said"),
     [
         ({"each": ["dataset", "metric", "subset"]}, "protocol must stand in"),
-        ({"rows": "colour"}, "unknown facet colour"),
+        ({"rows": "colour"}, "unknown `rows or columns` &#39;colour&#39;"),
         ({"figure": "pie", "from": "cells"}, "it has no use for columns, rows"),
         ({"note": "x"}, "it has no use for note"),
     ],

@@ -12,6 +12,7 @@ import pytest
 import torch
 from test_methods import create, samples
 
+import methods
 from methods import training
 from methods.base import Context
 
@@ -76,30 +77,32 @@ class Stopped(Exception):
     pass
 
 
-@pytest.mark.parametrize("name", ["rd", "fd"])
-def test_a_method_stopped_after_any_step_predicts_the_same_bits(
+@pytest.mark.parametrize("name", methods.names())
+def test_a_method_stopped_after_any_step_goes_on_from_there_and_predicts_the_same_bits(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
     settings: dict[str, Any] = {"epochs": 3, "batch_size": 3}  # three steps in each epoch
+    step, done, left = training._step, [0], [-1]
+
+    def counted(*arguments: Any) -> Any:
+        if left[0] == 0:
+            raise Stopped
+        left[0] -= 1
+        done[0] += 1
+        return step(*arguments)
 
     def maps_of(context: Context) -> torch.Tensor:
         method = create(name, **settings).fit(samples(9), [], context)
         return torch.stack([answer.anomaly_map for answer in method.predict(samples(2, "test"), Context())])
 
-    whole = maps_of(Context(seed=5))
-    step, left = training._step, [0]
-
-    def stopping(*arguments: Any) -> Any:
-        if left[0] == 0:
-            raise Stopped
-        left[0] -= 1
-        return step(*arguments)
-
+    monkeypatch.setattr(training, "_step", counted)
+    whole, steps = maps_of(Context(seed=5)), done[0]
+    done[0] = 0
     context = Context(seed=5, checkpoint=tmp_path / "checkpoint.pt")
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "_step", stopping)
-        for left[0] in np.random.default_rng().permutation([1, 2, 4]):
-            with pytest.raises(Stopped):
-                maps_of(context)
+    for left[0] in np.random.default_rng().permutation([1, 2, 4]):
+        with pytest.raises(Stopped):
+            maps_of(context)
+    left[0] = -1
     assert torch.equal(maps_of(context), whole)
+    assert done[0] == steps  # none was done twice

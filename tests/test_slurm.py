@@ -75,7 +75,7 @@ class Worker(Method):
 SUITE: dict[str, Any] = {
     "suite": "test", "methods": ["worker"], "variants": {}, "hyper_parameters": {"steps": 10}, "datasets": ["toy"],
     "categories": {"toy": ["cog"]}, "protocols": ["one_class"], "seeds": [0], "pretrain": [],
-    "conventions": ["default"],
+    "conventions": ["default"], "allow": {},
 }  # fmt: skip
 EXECUTOR = {"name": "slurm", "gpus": 0, "threads": 1, "memory_gib": 1.5, "minutes": 20}
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from reports import statistics, tables
+from reports import latex, statistics, tables
 from reports.figures import critical_difference
 
 PLACE = {"dataset": "d", "protocol": "one_class", "category": "a"}
@@ -123,7 +123,7 @@ def test_fewer_than_three_seeds_are_never_bold() -> None:
 def test_bold_reaches_markdown_latex_and_the_caption() -> None:
     spec = {"title": "t", "each": ["dataset", "protocol", "metric", "subset"], "rows": "category", "columns": "variant"}
     (table,) = tables.tables("t", spec, statistics.mark(cells(0.01), {}), [])
-    assert "**" in tables.markdown(table) and r"\textbf{" in tables.latex(table)
+    assert "**" in tables.markdown(table) and r"\textbf{" in latex.latex(table)
     assert tables.BOLD in table.caption
     (plain,) = tables.tables("t", spec, statistics.mark(cells(0.0), {}), [])
     assert tables.BOLD not in plain.caption

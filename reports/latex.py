@@ -1,0 +1,98 @@
+"""Tables as LaTeX, with booktabs rules, so that they fit a page."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+import pandas as pd
+
+from reports.tables import Table
+
+ROWS, COLUMNS = 35, 8  # of one float: what a page holds, and what stays readable within its width
+
+
+def latex(table: Table) -> str:
+    """Floats with booktabs rules, and notes below; needs `\\usepackage{booktabs, graphicx}`.
+
+    What is wider than a line is scaled down to it; a table of many rows or columns becomes several floats.
+    """
+    text = table.grid.map(
+        lambda cell: (
+            (rf"\textbf{{{_tex(cell.text)}}}" if cell.bold else _tex(cell.text))
+            + (rf"\textsuperscript{{{table.marks[cell.note]}}}" if cell.note else "")
+        )
+    )
+    text = text.rename(index=_tex, columns=_head)
+    text.columns.name = _tex(str(table.grid.index.name))
+    text.index.name = None  # otherwise Styler prints it on a line of its own
+    parts = [
+        text.iloc[row : row + ROWS, column : column + COLUMNS]
+        for column in range(0, text.shape[1], COLUMNS)
+        for row in range(0, len(text), ROWS)
+    ]
+    title, label = _tex(table.title), f"tab:{table.name}"
+    captions = [rf"\caption{{{title}}}\label{{{label}}}"] + [rf"\caption{{{title} (continued)}}"] * (len(parts) - 1)
+    floats = [_float(part, caption) for part, caption in zip(parts, captions, strict=True)]
+    notes = [rf"\textsuperscript{{{mark}}}{_tex(note)}." for note, mark in table.marks.items()]
+    below = "\n".join([*(_tex(sentence) for sentence in table.caption), *notes])
+    return "\n".join([*floats, rf"{{\footnotesize\sloppy\noindent Table~\ref{{{label}}}: {below}\par}}", ""])
+
+
+def _head(label: str) -> str:
+    """The head of a column; one of several facets takes as many lines, to be narrow."""
+    lines = [_tex(line) for line in label.split(": ")]
+    stacked = r" \\ ".join(lines)
+    return rf"\shortstack[r]{{{stacked}}}" if len(lines) > 1 else stacked
+
+
+def _float(part: pd.DataFrame, caption: str) -> str:
+    tabular = part.style.to_latex(hrules=True, column_format="l" + "r" * part.shape[1]).strip()
+    fitted = rf"\resizebox{{\ifdim\width>\linewidth\linewidth\else\width\fi}}{{!}}{{{tabular}}}"
+    return "\n".join([r"\begin{table}[htbp]", r"\centering", caption, fitted, r"\end{table}"])
+
+
+TEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "[": "{[}",  # after a line's end it would begin an option, as * would
+    "]": "{]}",
+    "*": "{*}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"$<$",
+    ">": r"$>$",
+    "|": r"$|$",
+    "±": r"$\pm$",
+    "≤": r"$\le$",
+    "≥": r"$\ge$",
+    "\N{MULTIPLICATION SIGN}": r"$\times$",
+    "\N{MINUS SIGN}": "$-$",
+    "\N{EN DASH}": "--",
+    "—": "---",
+    "…": r"\dots{}",
+    "·": r"$\cdot$",
+    "→": r"$\to$",
+}
+OGONEK = "0328"  # the accent that LaTeX's default fonts lack
+
+
+def _tex(text: str) -> str:
+    """Text as LaTeX prints it with no package; characters that it lacks by their number, U+4E2D."""
+    words = " ".join(text.split())
+    return re.sub(r"(?<![\w.$-])-(?=\d)", "$-$", "".join(map(_character, words)))
+
+
+def _character(of: str) -> str:
+    accented = unicodedata.decomposition(of)
+    if of in TEX or of.isascii():
+        return TEX.get(of, of)
+    if accented and of < "\u0180" and accented[0] != "<" and OGONEK not in accented:
+        return of
+    return rf"\texttt{{U+{ord(of):04X}}}"
