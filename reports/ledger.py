@@ -86,6 +86,8 @@ def entries(published: pd.DataFrame, matches: Mapping[Any, Match]) -> pd.DataFra
         place |= {"convention": best["convention"]} if best else {}
         place["entry"] = _entry(number)
         for quantity, cell in zip(QUANTITIES, _quantities(number, matches[index]), strict=True):
+            if best and quantity != "published":
+                cell = replace(cell, records=best["cell"].records, category=best["cell"].category)
             found.append({**place, "quantity": quantity, "cell": cell})
     return pd.DataFrame(found, columns=COLUMNS)
 
