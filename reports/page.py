@@ -21,7 +21,7 @@ from reports.tables import MEAN, PROTOCOLS, Cell, Table, slug
 HERE = Path(__file__).parent
 BUDGET = 7 << 20  # bytes of base64 for all figures: what tables, curves and maps of a full suite leave of 15 MB
 ENCODINGS = ((1.0, 85), (0.5, 75))  # share of the PNG's pixels along a side and WebP quality: tried in turn
-ACRONYMS = {"Roc": "ROC", "Pro": "PRO"}
+ACRONYMS = {word.lower(): word for word in ("AAND", "ADer", "DSKD", "FD", "PRO", "RD", "ROC", "SNL", "sPRO")}
 # Dark to bright in steps of equal size, by channel: what the page shows grey maps in, like the figures.
 INFERNO = {
     channel: " ".join(f"{level:.3f}" for level in levels)
@@ -137,14 +137,14 @@ def median(records: Sequence[Mapping[str, Any]], name: str, form: str, unit: flo
 
 def _commit(record: Mapping[str, Any]) -> str:
     provenance = record.get("provenance", {})
-    commit = str(provenance.get("git_commit") or "unknown commit")[:12]
+    commit = (provenance.get("git_commit") or "")[:12] or "unknown commit"
     return commit + (" with uncommitted changes" if provenance.get("git_dirty") else "")
 
 
 def heading(kind: str) -> str:
     """The name of a spec as a heading: "per_category" is "Per category"."""
-    words = kind.replace("_", " ").capitalize()
-    return ACRONYMS.get(words, words)
+    first, *others = (ACRONYMS.get(word, word) for word in kind.split("_"))
+    return " ".join([first if first in ACRONYMS.values() else first.capitalize(), *others])
 
 
 def target(cell: Cell, packs: Mapping[str, str]) -> str:
