@@ -19,7 +19,7 @@ from PIL import Image
 from reports.tables import MEAN, PROTOCOLS, Cell, Table, slug
 
 HERE = Path(__file__).parent
-BUDGET = 7 << 20  # bytes of base64 for all figures: what tables, curves and maps of a full suite leave of 15 MB
+BUDGET = 6 << 20  # bytes of base64 for all figures: what tables, curves and maps of a full suite leave of 15 MB
 ENCODINGS = ((1.0, 85), (0.5, 75))  # share of the PNG's pixels along a side and WebP quality: tried in turn
 ACRONYMS = {word.lower(): word for word in ("AAND", "ADer", "DSKD", "FD", "PRO", "RD", "ROC", "SNL", "sPRO")}
 # Dark to bright in steps of equal size, by channel: what the page shows grey maps in, like the figures.
