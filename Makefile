@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # A file of tests to each core; one thread each, for two that compete for a core wait for each other at every step.
-TESTS := OMP_NUM_THREADS=1 pytest --numprocesses auto --dist loadfile
+TESTS := OMP_NUM_THREADS=1 pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: repro test check bench-metrics bench-training bench-launch bench-page bench-verify test-slurm clean

@@ -34,6 +34,11 @@ class {name}(Method):
 '''
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The pipeline's tests take longest: started last, they would keep one core at work alone."""
+    items.sort(key=lambda item: item.path.name != "test_pipeline.py")
+
+
 @pytest.fixture
 def own_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the methods `bright` and `dim`, seen as part of methods/."""
