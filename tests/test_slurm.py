@@ -287,15 +287,18 @@ def test_a_node_that_is_down_and_up_again_loses_no_run(project: Project) -> None
 
 
 def test_a_controller_that_restarts_is_waited_for(project: Project) -> None:
-    project.params({"hyper_parameters": {"steps": 60}})
+    project.params({"hyper_parameters": {"steps": 200}})
     driver = project.start("proctor", "run")
     wait_for(at_step(project, "worker 0", 2))
+    # Killed before it has saved that there is such a job, it would give the job's number to another one.
+    saved = Path(CLUSTER or "", "state", "job_state")
+    wait_for(lambda: str(project.folder).encode() in saved.read_bytes())
     pid = int(Path(CLUSTER or "", "slurmctld.pid").read_text())
     os.kill(pid, signal.SIGKILL)
     time.sleep(12)  # long enough for the driver to ask in vain
     slurm(str(ROOT / "tests" / "slurm" / "cluster.sh"), "up")
     assert "again" not in finish(driver)
-    assert_undisturbed(project, 60)
+    assert_undisturbed(project, 200)
     assert len(record(project)["starts"]) == 1
 
 

@@ -114,6 +114,7 @@ up() {
     local node
     for node in "${NODES[@]}"; do
         runs "slurmd-$node" || setsid slurmd -N "$node" </dev/null
+        scontrol update "nodename=$node" state=resume 2>/dev/null || true # refused where the node is up already
     done
     until_true 30 nodes_are_up
     sinfo
