@@ -133,7 +133,17 @@ def _bare(folder: Path, executor: str, runs: int, seconds: float) -> float:
     begun = time.perf_counter()
     if executor == "slurm":
         wrapped = f"srun {command[0]} -c '{command[2]}'"
-        array = ["--array", f"0-{runs - 1}%{SLOTS}", "--wait", "--output", "/dev/null", "--wrap", wrapped]
+        array = [
+            "--array",
+            f"0-{runs - 1}%{SLOTS}",
+            "--mem",
+            "2G",
+            "--wait",
+            "--output",
+            "/dev/null",
+            "--wrap",
+            wrapped,
+        ]
         _quietly(folder, "sbatch", *array)
     else:
         with ThreadPoolExecutor(SLOTS) as pool:
