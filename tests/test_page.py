@@ -119,7 +119,7 @@ def test_a_cell_takes_so_little_that_a_full_suite_fits(index: Path) -> None:
     cells = sum(len(bench_page.PROTOCOLS) * 2 * len(names) * 2 for names in CATEGORIES.values())
     of_cells = sum(size for name, size in sizes.items() if not name.startswith("examples-"))
     full = 6 * 32 * 3 * 2 * of_cells / cells + 32 * sizes["examples-mvtec_ad"] / 2
-    assert full + page.BUDGET < 12e6  # which leaves three megabytes for the tables
+    assert full + page.BUDGET < 13e6  # which leaves two megabytes for the tables; larger groups pack more tightly
 
 
 def test_a_damaged_file_of_maps_costs_its_maps_alone(results: Path, tmp_path: Path) -> None:
