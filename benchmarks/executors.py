@@ -303,7 +303,8 @@ def _recover() -> None:
         raise OSError("squeue does not answer")
     pending = {job: reason for job, reason in queue.items() if reason.startswith("PENDING")}
     reports = (store.read_json(path) or {} for path in store.RESULTS.glob("scratch/*/status.json"))
-    known = {report["job"] for report in reports if report.get("state") == "queued"}
+    # SLURM may have put a job back whose run was at work, or have started it since it was asked.
+    known = {report["job"] for report in reports if "job" in report and report["state"] in ("queued", "running")}
     if unknown := sorted(set(pending) - known):
         _call("scancel", *unknown)
     if held := sorted(job for job in set(pending) & known if "JobHeldUser" in pending[job]):

@@ -273,6 +273,22 @@ def test_a_job_that_failed_before_its_process_was_started_again_is_not_to_blame(
     assert losses[run.fingerprint].again is again
 
 
+@pytest.mark.parametrize(("state", "cancelled"), [("queued", False), ("running", False), ("lost", True)])
+def test_a_driver_that_takes_over_cancels_no_pending_job_whose_run_still_counts_on_it(
+    state: str, cancelled: bool, expand: Callable[..., list[Run]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, ...]] = []
+
+    def call(*command: str) -> str:
+        calls.append(command)
+        return "7_0|PENDING Resources\n" if command[0] == "squeue" else ""
+
+    monkeypatch.setattr(executors, "_call", call)
+    store.report_job(expand()[0], state, "7_0", node="left", error="why")
+    executors._recover()
+    assert (("scancel", "7_0") in calls) is cancelled
+
+
 def test_resources_of_a_group_are_those_of_the_patterns_that_match_it() -> None:
     executor = Executor.model_validate(
         {"minutes": 60, "resources": {"*-multi_class": {"minutes": 600}, "rd-*": {"gpus": 2}}}
