@@ -27,8 +27,8 @@ def judge(dataset: Dataset, split: Split) -> Judge:
     """What measures a model on the split's test images, as means over categories.
 
     It gives image_auroc, pixel_auroc, pixel_ap, and aupro up to FPR 0.3. Masks are brought to the size of the maps,
-    where every touched pixel counts. A metric that no category defines is
-    left out. The truth stays here: a method hands in a function that predicts, and gets back these means alone.
+    where every touched pixel counts. A metric that no category defines is left out. The truth stays here: a method
+    hands in a function that predicts, and gets back these means alone.
     """
     samples = [dataset.sample(item) for items in split.test.values() for item in items]
 
