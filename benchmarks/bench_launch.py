@@ -129,7 +129,7 @@ def _copy(folder: Path, executor: str, seeds: int, seconds: float) -> None:
 
 
 def _bare(folder: Path, executor: str, runs: int, seconds: float) -> float:
-    command = [sys.executable, "-c", f"import benchmarks.runner, time; time.sleep({seconds})"]
+    command = [sys.executable, "-c", f"import torch, time; time.sleep({seconds})"]
     begun = time.perf_counter()
     if executor == "slurm":
         wrapped = f"srun {command[0]} -c '{command[2]}'"

@@ -16,7 +16,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -26,6 +26,7 @@ import submitit
 from submitit.core.utils import FailedJobError
 
 from benchmarks import store
+from benchmarks.job import Job
 from benchmarks.params import Executor
 from benchmarks.runs import Run, digest
 from benchmarks.store import State
@@ -252,9 +253,7 @@ def forget(job: str) -> None:
     subprocess.run(["scancel", job], capture_output=True, check=False)
 
 
-def _job(run: Run, executor: Executor, device: str, threads: int, gpu: str | None = None) -> Callable[[], None]:
-    from benchmarks.runner import Job  # brings torch
-
+def _job(run: Run, executor: Executor, device: str, threads: int, gpu: str | None = None) -> Job:
     return Job(run=run, folder=Path.cwd(), device=device, threads=threads, cache_gib=executor.cache_gib, gpu=gpu)
 
 

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from benchmarks import executors, runner, store
+from benchmarks import executors, store
 from benchmarks.executors import Local, Loss, Slurm
 from benchmarks.params import Executor
 from benchmarks.runs import Run
@@ -47,6 +47,8 @@ def launch(runs: Sequence[Run], executor: Executor, console: Console) -> None:
 
 
 def _launch_here(runs: Sequence[Run], executor: Executor, console: Console) -> None:
+    from benchmarks import runner  # brings torch
+
     for run in runs:
         console.print(f"start {run.name}")
         job = submitit.DebugExecutor(folder=store.scratch_dir(run) / "log").submit(
@@ -68,10 +70,6 @@ def _launch(runs: Sequence[Run], cluster: Local | Slurm, console: Console) -> No
         try:
             while waiting or at_work:
                 begun = time.monotonic()
-                for run in cluster.start(waiting, at_work):
-                    waiting.remove(run)
-                    at_work.append(run)
-                    display.started(run)
                 for run in list(at_work):
                     if store.status(run).state in (State.DONE, State.FAILED):
                         at_work.remove(run)
@@ -84,10 +82,15 @@ def _launch(runs: Sequence[Run], cluster: Local | Slurm, console: Console) -> No
                         waiting.append(run)
                         display.lost(run)
                 display.refresh(at_work)
+                looked = time.monotonic() - begun
+                for run in cluster.start(waiting, at_work):
+                    waiting.remove(run)
+                    at_work.append(run)
+                    display.started(run)
                 if parent and _is_gone(parent):
                     raise store.Busy("the DVC that started this command is gone; another one attaches to the runs.")
                 # Looking at hundreds of files on a busy file system takes its time; it may take a tenth of ours.
-                time.sleep(max(POLL_SECONDS, 9 * (time.monotonic() - begun)))
+                time.sleep(max(POLL_SECONDS, 9 * looked))
         except KeyboardInterrupt:
             console.print(cluster.interrupt())
             raise

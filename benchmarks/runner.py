@@ -1,4 +1,4 @@
-"""The one function that is submitted: fit a run's method, predict its test images, store the result."""
+"""What a job does: fit a run's method, predict its test images, store the result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -24,80 +24,14 @@ import platformdirs
 import torch
 from numpy.typing import NDArray
 from pydantic_core import to_jsonable_python
-from submitit.helpers import DelayedSubmission
 
 import methods
-from benchmarks import datasets, interference, protocols, runs, store, trajectory
+from benchmarks import datasets, interference, protocols, runs, store
 from benchmarks.datasets.base import Dataset
 from benchmarks.params import Compute
 from benchmarks.protocols import Split
 from benchmarks.runs import Run
-from methods.base import Context, InputError, Method, Progress, Sample
-
-FRUITLESS_STOPS = 5
-
-
-@dataclass(kw_only=True)
-class Job:
-    """A run as it is submitted.
-
-    Attributes:
-        folder: the project's folder, absolute, as the driver sees it.
-        gpu: of a machine's GPUs, the one that is leased to this run; None: as the environment says.
-        stops: how often in a row the run was stopped from outside before it had written a new checkpoint.
-    """
-
-    run: Run
-    folder: Path
-    device: str
-    threads: int
-    cache_gib: float
-    gpu: str | None = None
-    stops: int = 0
-    begun: float = 0.0  # when the checkpoint that this process found was written
-
-    def __call__(self) -> None:
-        try:
-            os.chdir(self.folder)
-        except OSError as error:
-            raise InputError(_unseen(self.folder, error)) from None
-        if not store.scratch_dir(self.run).is_dir():
-            raise InputError(_unseen(store.scratch_dir(self.run).absolute(), "it is not there"))
-        if self.gpu is not None:
-            os.environ["CUDA_VISIBLE_DEVICES"] = self.gpu
-        self.begun = self._checkpoint_time()
-        execute(self.run, self.device, self.threads, self.cache_gib)
-
-    def checkpoint(self) -> DelayedSubmission:
-        """What submitit puts back into the queue when SLURM announces the end of the time or of the patience.
-
-        There is nothing to save here: a fit saves its state by the clock, and the end may come unannounced.
-        """
-        self.stops = 0 if self._checkpoint_time() > self.begun else self.stops + 1
-        if self.stops >= FRUITLESS_STOPS:
-            raise InputError(
-                f"stopped {self.stops} times in a row before it had written a new checkpoint: its jobs are pre-empted "
-                "too soon, or `executor.minutes` is too short for the method."
-            )
-        job = store.read_report(self.run).get("job")
-        if job:
-            store.report_job(self.run, "queued", job)
-        return DelayedSubmission(self)
-
-    def _checkpoint_time(self) -> float:
-        path = _checkpoint(self.run)
-        return path.stat().st_mtime if path.exists() else 0.0
-
-
-def _unseen(path: Path, error: object) -> str:
-    return (
-        f"{socket.gethostname()} does not see {path} ({error}): the project must lie on a file system that all nodes "
-        "share, under the same path."
-    )
-
-
-def _checkpoint(run: Run) -> Path:
-    return store.scratch_dir(run) / "checkpoint.pt"
+from methods.base import Context, InputError, Judge, Method, Progress, Sample
 
 
 def execute(run: Run, device: str, threads: int, cache_gib: float) -> None:
@@ -174,8 +108,8 @@ def _execute(run: Run, device: str, cache_gib: float, claim: store.Claim) -> Non
         weights={name: Path(path) for name, path in run.weights.items()},
         cache=Path(platformdirs.user_cache_dir("proctor")) / f"{run.dataset}-{dataset.revision()[:16]}",
         cache_gib=cache_gib,
-        checkpoint=_checkpoint(run),
-        judge=trajectory.judge(dataset, split) if run.evaluate_every else None,
+        checkpoint=store.checkpoint(run),
+        judge=_judge(dataset, split) if run.evaluate_every else None,
         judge_every=run.evaluate_every or 1,
         progress=_progress(claim),
     )
@@ -240,6 +174,12 @@ def _execute(run: Run, device: str, cache_gib: float, claim: store.Claim) -> Non
         },
     }
     store.save(run, predictions, record, {"interference": probes, "private": private})
+
+
+def _judge(dataset: Dataset, split: Split) -> Judge:
+    from benchmarks import trajectory  # brings pandas, scipy and scikit-learn, which few runs need
+
+    return trajectory.judge(dataset, split)
 
 
 def _validation_pixels(

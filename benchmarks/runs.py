@@ -240,15 +240,23 @@ def sources(module: str) -> dict[str, str]:
         spec = importlib.util.find_spec(name)
         if spec is None or spec.origin is None:
             continue
-        tree = ast.parse(Path(spec.origin).read_text())
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Import):
-                pending += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                pending += [node.module]
-                if node.module in ("methods", "benchmarks", "benchmarks.datasets"):
-                    pending += [f"{node.module}.{alias.name}" for alias in node.names]
-            elif isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
-                node.body = node.body[1:] or [ast.Pass()]
-        found[name] = ast.unparse(tree)
+        found[name], imported = _parsed(Path(spec.origin).read_text())
+        pending += imported
     return found
+
+
+@cache
+def _parsed(source: str) -> tuple[str, list[str]]:
+    """A module's source less comments, docstrings and layout, and the names that it may import modules by."""
+    tree = ast.parse(source)
+    imported: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            imported += [node.module]
+            if node.module in ("methods", "benchmarks", "benchmarks.datasets"):
+                imported += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree), imported

@@ -74,6 +74,11 @@ def scratch_dir(run: Run) -> Path:
     return RESULTS / "scratch" / run.fingerprint
 
 
+def checkpoint(run: Run) -> Path:
+    """Where a run at work saves the state of its training."""
+    return scratch_dir(run) / "checkpoint.pt"
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file whole: a reader sees the old content or the new, never half."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,7 @@ ORDER = [
     "runs",
     "store",
     "runner",
+    "job",
     "executors",
     "watch",
     "forecast",

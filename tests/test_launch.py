@@ -10,7 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from benchmarks import executors, forecast, launch, params, runner, runs, store, watch
+from benchmarks import executors, forecast, job, launch, params, runner, runs, store, watch
 from benchmarks.params import Executor, Params
 from benchmarks.runs import Run
 from benchmarks.store import State
@@ -97,9 +97,9 @@ def test_a_job_refuses_a_method_that_was_edited_since(expand: Callable[..., list
 
 
 def test_a_job_that_does_not_see_the_project_says_so(expand: Callable[..., list[Run]], tmp_path: Path) -> None:
-    job = runner.Job(run=expand()[0], folder=tmp_path / "elsewhere", device="cpu", threads=1, cache_gib=1)
+    submitted = job.Job(run=expand()[0], folder=tmp_path / "elsewhere", device="cpu", threads=1, cache_gib=1)
     with pytest.raises(InputError, match=r"does not see .*elsewhere.*all nodes share"):
-        job()
+        submitted()
 
 
 def test_prediction_is_repeated_with_a_smaller_batch_where_a_gpu_is_short_of_memory(

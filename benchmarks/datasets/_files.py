@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -115,13 +115,7 @@ def digests(paths: Sequence[Path]) -> list[str]:
     """
     # Keyed by the resolved path, so that one cache file serves every data set under whatever name it is reached.
     memory = Path(platformdirs.user_cache_dir("proctor")) / "digests.json"
-    known: dict[str, tuple[int, int, str]] = {}
-    with suppress(OSError, ValueError, TypeError, AttributeError):  # a damaged cache is as good as none
-        loaded = json.loads(memory.read_text())
-        known = {
-            path: (int(size), int(modified), bytes.fromhex(digest).hex())
-            for path, (size, modified, digest) in loaded.items()
-        }
+    known = dict(_remembered(memory, memory.stat().st_mtime_ns if memory.exists() else 0))
     stats = {path: path.stat() for path in paths if path.is_file()}
     new = [p for p, s in stats.items() if known.get(str(p.resolve()), ())[:2] != (s.st_size, s.st_mtime_ns)]
     with ThreadPoolExecutor() as pool:  # decoding and hashing release the GIL
@@ -151,6 +145,17 @@ def digests(paths: Sequence[Path]) -> list[str]:
         rest = f"\n… and {len(errors) - 8} more; `proctor doctor` lists all." if len(errors) > 8 else ""
         raise InputError("These files cannot be used:\n- " + "\n- ".join(errors[:8]) + rest)
     return [known[str(path.resolve())][2] for path in paths]
+
+
+@cache
+def _remembered(memory: Path, modified: int) -> dict[str, tuple[int, int, str]]:
+    """By path: size, modification time and digest of the files read before; the cache itself was `modified` then."""
+    with suppress(OSError, ValueError, TypeError, AttributeError):  # a damaged cache is as good as none
+        return {
+            path: (int(size), int(written), bytes.fromhex(digest).hex())
+            for path, (size, written, digest) in json.loads(memory.read_text()).items()
+        }
+    return {}
 
 
 def _decode_and_hash(path: Path) -> str | InputError:
