@@ -205,10 +205,8 @@ def test_a_time_out_puts_the_run_back_and_it_goes_on(project: Project) -> None:
 
 
 def test_a_run_that_is_stopped_again_and_again_without_a_checkpoint_fails_with_the_cure(project: Project) -> None:
-    source = (project.folder / "benchmarks" / "runner.py").read_text()
-    (project.folder / "benchmarks" / "runner.py").write_text(
-        source.replace("FRUITLESS_STOPS = 5", "FRUITLESS_STOPS = 1")
-    )
+    job = project.folder / "benchmarks" / "job.py"
+    job.write_text(job.read_text().replace("FRUITLESS_STOPS = 5", "FRUITLESS_STOPS = 1"))
     worker = project.folder / "methods" / "worker.py"
     worker.write_text(WORKER.replace("part.replace(path)", "pass"))
     driver = project.start("proctor", "run")
@@ -317,6 +315,27 @@ def test_a_driver_killed_with_jobs_at_work_is_followed_by_one_that_attaches(proj
     for seed in (0, 1):
         assert_undisturbed(project, 200, f"worker {seed}")
         assert record(project, f"worker {seed}")["provenance"]["attempts"] == 1
+
+
+def test_a_driver_that_takes_over_waits_for_jobs_that_slurm_has_put_back(project: Project) -> None:
+    project.params({"hyper_parameters": {"steps": 60}})
+    driver = project.start("proctor", "run")
+    job = wait_for(at_step(project, "worker 0", 3))["job"]
+    slurm("scontrol", "update", "partition=main", "state=down")
+    try:
+        driver.kill()
+        driver.wait()
+        slurm("scontrol", "requeue", job)
+        wait_for(lambda: "PENDING" in slurm("squeue", "-h", "-r", "-j", job, "-o", "%T"))
+        assert reports(project)["worker 0"]["state"] == "running", "its process had no chance to say otherwise"
+        driver = project.start("proctor", "run")
+        time.sleep(15)  # in which it asks SLURM what is there
+    finally:
+        slurm("scontrol", "update", "partition=main", "state=up")
+    assert "start" not in finish(driver)
+    assert_undisturbed(project, 60)
+    assert record(project)["provenance"]["job"] == job
+    assert len(record(project)["starts"]) == 2
 
 
 @pytest.mark.parametrize(("program", "after"), [("sbatch", True), ("sbatch", False), ("scontrol", False)])
