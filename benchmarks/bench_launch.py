@@ -92,14 +92,16 @@ def measure(folder: Path, executor: str, runs: int, seconds: float) -> Cost:
     count = seeds * VARIANTS * CATEGORIES
     bare = _bare(folder, executor, count, seconds)
     begun, driver = time.perf_counter(), 0.0
-    process = psutil.Popen(["proctor", "run"], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    log = folder / "driver.log"
+    with log.open("w") as file:
+        process = psutil.Popen(["proctor", "run"], cwd=folder, stdout=file, stderr=file)
     while process.poll() is None:
         with suppress(psutil.NoSuchProcess):
             driver = sum(process.cpu_times()[:2])  # its own, without its children's
         time.sleep(0.1)
     pipeline = time.perf_counter() - begun
     if process.returncode:
-        raise RuntimeError(f"proctor run in {folder} ended with code {process.returncode}")
+        raise RuntimeError(f"proctor run ended with code {process.returncode}:\n{log.read_text()}")
     for _ in range(2):  # the first scores what there is
         begun = time.perf_counter()
         _quietly(folder, "dvc", "repro")
@@ -123,7 +125,7 @@ def _copy(folder: Path, executor: str, seeds: int, seconds: float) -> None:
         "suite": "bench", "methods": list(variants), "variants": variants, "datasets": ["toy"],
         "protocols": ["one_class"], "seeds": list(range(seeds)), "pretrain": [], "conventions": ["default"],
         "allow": {"collapsed": "nothing is learnt here"},
-        "executor": {"name": executor, "device": "cpu", "jobs": SLOTS, "threads": 1, "gpus": 0},
+        "executor": {"name": executor, "device": "cpu", "jobs": SLOTS, "threads": 1, "gpus": 0, "memory_gib": 2},
     }  # fmt: skip
     (folder / "params.yaml").write_text(yaml.safe_dump(suite))
 

@@ -44,8 +44,6 @@ dvc repro 2>&1 | grep -e "^done" -e "^failed"
 
 say "The same on SLURM"
 project disturbed '{name: slurm, device: cpu, gpus: 0, threads: 1, memory_gib: 2}'
-# The teacher is trained, and the images are painted, already.
-cp -r ../quiet/data ../quiet/dvc.lock . && mkdir -p results/teachers && cp ../quiet/results/teachers/*.safetensors results/teachers
 dvc repro >driver1.log 2>&1 &
 driver=$!
 node=$(wait_for_run node 1)
