@@ -7,6 +7,7 @@ SLURM. The same number of bare jobs, which start Python, import torch and pause,
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import psutil
 import typer
 import yaml
 
+from benchmarks import executors
 from benchmarks.datasets import toy
 
 ROOT = Path(__file__).parent.parent
@@ -67,12 +69,12 @@ def main(
     executor: Annotated[list[str] | None, typer.Option(help="local or slurm; may be repeated.")] = None,
 ) -> None:
     """Print the table, in Markdown."""
-    executors = executor or ["local"] + ["slurm"] * (shutil.which("squeue") is not None)
+    names = executor or ["local"] + ["slurm"] * (shutil.which("squeue") is not None)
     print(
         "| executor | runs | ideal | bare jobs | pipeline | over bare | driver CPU, per run | `dvc repro`, all done |"
     )
     print("|---|---|---|---|---|---|---|---|")
-    for name in executors:
+    for name in names:
         for count in runs or [60, 300]:
             with tempfile.TemporaryDirectory(prefix="proctor-bench-") as folder:
                 cost = measure(Path(folder), name, count, seconds)
@@ -131,32 +133,28 @@ def _copy(folder: Path, executor: str, seeds: int, seconds: float) -> None:
 
 
 def _bare(folder: Path, executor: str, runs: int, seconds: float) -> float:
-    command = [sys.executable, "-c", f"import torch, time; time.sleep({seconds})"]
+    python = [sys.executable, "-c", f"import torch, time; time.sleep({seconds})"]
     begun = time.perf_counter()
     if executor == "slurm":
-        wrapped = f"srun {command[0]} -c '{command[2]}'"
-        array = [
-            "--array",
-            f"0-{runs - 1}%{SLOTS}",
-            "--mem",
-            "2G",
-            "--wait",
-            "--output",
-            "/dev/null",
-            "--wrap",
-            wrapped,
-        ]
-        _quietly(folder, "sbatch", *array)
+        jobs, most = [], executors.max_array_size()
+        for at in range(0, runs, most):
+            size = min(most, runs - at)
+            array = f"0-{size - 1}%{max(1, round(SLOTS * size / runs))}"  # its share of the slots
+            options = ["--array", array, "--mem", "2G", "--output", "/dev/null"]
+            jobs.append(_quietly(folder, "sbatch", "--parsable", *options, "--wrap", shlex.join(["srun", *python])))
+        while _quietly(folder, "squeue", "--noheader", "--jobs", ",".join(jobs)):
+            time.sleep(1)  # `sbatch --wait` looks only every 32 s
     else:
         with ThreadPoolExecutor(SLOTS) as pool:
-            list(pool.map(lambda _: _quietly(folder, *command), range(runs)))
+            list(pool.map(lambda _: _quietly(folder, *python), range(runs)))
     return time.perf_counter() - begun
 
 
-def _quietly(folder: Path, *command: str) -> None:
+def _quietly(folder: Path, *command: str) -> str:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with code {done.returncode}:\n{done.stdout}{done.stderr}")
+    return done.stdout.strip()
 
 
 if __name__ == "__main__":

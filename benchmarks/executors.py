@@ -187,7 +187,7 @@ def arrays(runs: Sequence[Run], executor: Executor) -> list[list[Run]]:
     def asked(run: Run) -> str:
         return executor.for_group(run.group).model_dump_json()
 
-    most = _max_array_size()
+    most = max_array_size()
     alike = [list(group) for _, group in groupby(sorted(runs, key=asked), asked)]
     return [group[at : at + most] for group in alike for at in range(0, len(group), most)]
 
@@ -286,8 +286,8 @@ def _queue(columns: str) -> dict[str, str] | None:
     return dict(line.split("|", 1) for line in answer.splitlines())
 
 
-def _max_array_size() -> int:
-    """The cluster's; SLURM's own default, less one, if it does not say."""
+def max_array_size() -> int:
+    """How many jobs the cluster takes in one array; by SLURM's own default if it does not say."""
     try:
         found = re.search(r"MaxArraySize\s*=\s*(\d+)", _call("scontrol", "show", "config"))
     except (OSError, subprocess.SubprocessError):

@@ -87,9 +87,9 @@ class Params(BaseModel, extra="forbid", frozen=True):
     weights: dict[str, Path] = {}
     pretrain: list[Name]
     conventions: list[Name] = Field(min_length=1)
+    allow: dict[str, str]  # by kind of finding, or KIND:GROUP, why the report may have it: see reports/lint.py
     evaluate_every: int = Field(0, ge=0)  # epochs from one look at the test images to the next; 0: none
     interference: Interference | None = None
-    allow: dict[str, str] = {}  # by kind of finding, or KIND:GROUP, why the report may have it: see reports/lint.py
     compute: Compute = Compute()
     executor: Executor = Executor()
 

@@ -151,6 +151,7 @@ def changed_parts(run: Run) -> list[str]:
         weights={name: Path(path) for name, path in run.weights.items()},
         pretrain=[],
         conventions=["default"],
+        allow={},
         compute=Compute(**run.compute),
         evaluate_every=run.evaluate_every,
         interference=Interference(**run.interference) if run.interference else None,

@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from reports.tables import MEAN
+from reports.tables import GROUP, MEAN
 
 COUNTS = Path(__file__).parent / "image_counts.csv"  # of the official data sets: training, normal and anomalous images
-RUN = ["variant", "dataset", "protocol"]
 NEEDS_CONVENTION = ("aupro", "spro")  # identical maps score up to 0.2 apart under two conventions
 RULE = (
     "Not comparable: the best-matching runs differ from the source in protocol, convention, selection, teacher, budget "
@@ -41,7 +40,7 @@ def differences(number: Mapping[Any, Any], measured: Mapping[Any, Any], how: Set
         measured: a row of `tables.aggregate`, of the same variant, data set, category, subset and metric.
         how: the setting of the measured ones.
     """
-    run = tuple(measured[name] for name in RUN)
+    run = tuple(measured[name] for name in GROUP)
     teacher = measured["teacher"].split(" (")[0]
     ours = {name: how.budgets.get(run, {}).get(name, "unknown") for name in ("epochs", "image_size")}
     stated = {"epochs": number["epochs"] or "an unstated number of"}
@@ -79,7 +78,7 @@ def _budgets(records: Sequence[Mapping[str, Any]]) -> dict[tuple[str, ...], dict
     """Epochs and image size as text; "20 or 200" where the runs of a group differ."""
     found: dict[tuple[str, ...], dict[str, set[str]]] = {}
     for record in records:
-        of_group = found.setdefault(tuple(record[name] for name in RUN), {})
+        of_group = found.setdefault(tuple(record[name] for name in GROUP), {})
         for name in ("epochs", "image_size"):
             of_group.setdefault(name, set()).add(str(record.get("hyper_parameters", {}).get(name, "unknown")))
     return {group: {name: " or ".join(sorted(values)) for name, values in of.items()} for group, of in found.items()}
@@ -88,10 +87,11 @@ def _budgets(records: Sequence[Mapping[str, Any]]) -> dict[tuple[str, ...], dict
 def _data(scores: pd.DataFrame, records: Sequence[Mapping[str, Any]]) -> dict[tuple[str, ...], str]:
     """Empty text where all images are official; no entry for data sets of which no official counts are known."""
     counts = pd.read_csv(COUNTS)
-    trained = {tuple(r[n] for n in (*RUN, "split")): r.get("data", {}).get("train", "unknown") for r in records}
-    tested = scores[(scores.subset == "all") & scores.dataset.isin(counts.dataset)].drop_duplicates([*RUN, "category"])
+    trained = {tuple(r[n] for n in (*GROUP, "split")): r.get("data", {}).get("train", "unknown") for r in records}
+    tested = scores[(scores.subset == "all") & scores.dataset.isin(counts.dataset)]
+    tested = tested.drop_duplicates([*GROUP, "category"])
     found: dict[tuple[str, ...], str] = {}
-    for keys, rows in tested.groupby(RUN):
+    for keys, rows in tested.groupby(GROUP):
         group = tuple(map(str, keys))
         official = {
             str(row["category"]): (row["train"], row["good"], row["anomalous"])

@@ -7,9 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from reports.tables import MEAN
-
-PLACE = ["variant", "dataset", "protocol"]
+from reports.tables import GROUP, MEAN
 
 
 def costs(cells: pd.DataFrame, records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -24,18 +22,18 @@ def costs(cells: pd.DataFrame, records: Sequence[Mapping[str, Any]]) -> pd.DataF
     Returns:
         The rows with `training_minutes` and `image_milliseconds`, each also with `_low` and `_high`, and `device`.
     """
-    runs = pd.DataFrame(_times(records), columns=[*PLACE, "seed", "training_minutes", "image_milliseconds", "device"])
-    of_seed = runs.groupby([*PLACE, "seed"])
+    runs = pd.DataFrame(_times(records), columns=[*GROUP, "seed", "training_minutes", "image_milliseconds", "device"])
+    of_seed = runs.groupby([*GROUP, "seed"])
     seeds = pd.concat(
         [of_seed.training_minutes.sum(), of_seed.image_milliseconds.mean(), of_seed.device.agg(_names)], axis=1
     )
-    grouped = seeds.groupby(PLACE)
+    grouped = seeds.groupby(GROUP)
     spent = grouped.device.agg(_names).to_frame()
     for name in ("training_minutes", "image_milliseconds"):
         spent[name], spent[f"{name}_low"], spent[f"{name}_high"] = (
             getattr(grouped[name], by)() for by in ("mean", "min", "max")
         )
-    return cells[cells.category == MEAN].merge(spent.reset_index(), on=PLACE)
+    return cells[cells.category == MEAN].merge(spent.reset_index(), on=GROUP)
 
 
 def _names(devices: pd.Series) -> str:
@@ -51,7 +49,7 @@ def _times(records: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         if seconds and provenance.get("test_images_per_second"):
             threads = provenance.get("threads")
             device = f"{provenance.get('device', 'unknown')}" + (f", threads per run: {threads}" if threads else "")
-            yield {name: record[name] for name in [*PLACE, "seed"]} | {
+            yield {name: record[name] for name in [*GROUP, "seed"]} | {
                 "training_minutes": sum(seconds) / 60,
                 "image_milliseconds": 1000 / provenance["test_images_per_second"],
                 "device": device,

@@ -21,7 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from reports.tables import METRICS
+from reports.tables import GROUP, METRICS
 
 EPOCHS = 60  # of a loss curve, at most
 POINTS = 48  # of a ROC or PRO curve, at most
@@ -50,7 +50,7 @@ def packs(
         group["runs"].append(_run(record))
         for category in record.get("categories", ()):
             _cell(group, category)
-    for names, rows in scores.groupby(["variant", "dataset", "protocol"], sort=False):
+    for names, rows in scores.groupby(GROUP, sort=False):
         group = _group(groups, *map(str, names))
         measures = list(rows[MEASURE].drop_duplicates().itertuples(index=False, name=None))
         group["metrics"] = [[METRICS.get(metric, metric), *how] for metric, *how in measures]
@@ -125,10 +125,9 @@ def _spread(count: int, most: int) -> list[int]:
 
 def commands(record: Mapping[str, Any]) -> list[str]:
     """The commands that make a run again and print its scores."""
-    names = ("variant", "dataset", "protocol")
     last = ["--split", record["split"], "--seed", str(record["seed"])]
-    run = ["proctor", "run", *(word for name in names for word in (f"--{name}", record[name])), *last]
-    return [shlex.join(run), shlex.join(["proctor", "score", *(record[name] for name in names), *last])]
+    run = ["proctor", "run", *(word for name in GROUP for word in (f"--{name}", record[name])), *last]
+    return [shlex.join(run), shlex.join(["proctor", "score", *(record[name] for name in GROUP), *last])]
 
 
 def _thinned(curve: Mapping[str, Sequence[float]]) -> list[list[int]]:

@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from reports.tables import BLOCK, Plan, Table, nearest
+from reports.tables import BLOCK, GROUP, Plan, Table, nearest
 
 Record = Mapping[str, Any]
-GROUP = ["variant", "dataset", "protocol"]
 COLLAPSED = 0.55  # an AUROC below it is hardly better than a coin
 INVERTED = 0.45  # below it, it is worse: anomalies score lower than normal images
 KINDS = ("missing", "unscored", "stale", "seeds", "range", "collapsed", "mixed", "source")

@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 
+GROUP = ["variant", "dataset", "protocol"]  # what a stage of the pipeline runs
 MEAN = "mean"  # the row that averages the categories
 SUBSET_MEAN = "mean of logical and structural"
 METRICS = {  # how they are written and in which order; a metric that is not here is shown by its name, after these

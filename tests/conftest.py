@@ -7,6 +7,7 @@ import hypothesis
 import pytest
 
 import methods
+from benchmarks import store
 from benchmarks.datasets import toy
 
 # A time limit on an example would fail on a busy machine.
@@ -52,6 +53,14 @@ def add_methods(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delitem(sys.modules, f"methods.{name.lower()}", raising=False)  # of an earlier test
     monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(folder)])
     return folder
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty results folder, and an empty cache beside it."""
+    monkeypatch.setattr(store, "RESULTS", tmp_path / "results")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "results"
 
 
 @pytest.fixture(scope="session")

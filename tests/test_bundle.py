@@ -21,16 +21,11 @@ from benchmarks.runs import Run
 from benchmarks.submission import MAX_MAP_BYTES, Record
 from methods.base import InputError
 
+pytestmark = pytest.mark.usefixtures("results")
+
 ABOUT = {"licence": "CC-BY-4.0", "contact": "someone@example.org"}
 DOCUMENT = Path(__file__).parent.parent / "leaderboard" / "bundle-format.md"
 Members = list[tuple[str, bytes]]
-
-
-@pytest.fixture(autouse=True)
-def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(store, "RESULTS", tmp_path / "results")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "results"
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +34,7 @@ def finished(toy_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     folder = tmp_path_factory.mktemp("finished")
     values = params.Params(
         suite="test", methods=["bright"], datasets=["toy"], roots={"toy": toy_root}, protocols=["multi_class"],
-        seeds=[0, 1], pretrain=[], conventions=["default", "loco"],
+        seeds=[0, 1], pretrain=[], conventions=["default", "loco"], allow={},
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(store, "RESULTS", folder / "results")

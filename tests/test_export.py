@@ -18,12 +18,7 @@ from benchmarks.datasets.mvtec_ad_2 import MVTecAD2
 from benchmarks.runs import Run
 from methods.base import InputError
 
-
-@pytest.fixture(autouse=True)
-def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(store, "RESULTS", tmp_path / "results")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "results"
+pytestmark = pytest.mark.usefixtures("results")
 
 
 @pytest.fixture
@@ -81,7 +76,7 @@ def execute(dataset: str, root: Path, protocol: str = "one_class", scale: float 
     """Finished runs of the method `bright`, whose maps are a quarter of the image's size."""
     values = params.Params(
         suite="test", methods=["bright"], hyper_parameters={"scale": scale}, datasets=[dataset], roots={dataset: root},
-        protocols=[protocol], seeds=[0], pretrain=[], conventions=["default"],
+        protocols=[protocol], seeds=[0], pretrain=[], conventions=["default"], allow={},
     )  # fmt: skip
     planned = [run for run in runs.expand(values) if isinstance(run, Run)]
     for run in planned:

@@ -24,6 +24,8 @@ from methods.base import InputError
 from reports import build, tables
 
 SETTINGS: dict[str, Any] = {"ratios": [0.3, 0.7], "patch": 0.25, "images": 5}
+pytestmark = pytest.mark.usefixtures("results")
+
 METHOD = '''
 """For tests: light is anomalous on what is dark, and dark on what is light; a blind one sees nothing."""
 from dataclasses import dataclass
@@ -44,13 +46,6 @@ class Seeing(Method):
             distance = distance * (not self.blind)
             yield Prediction(distance.mean().item(), distance)
 '''
-
-
-@pytest.fixture(autouse=True)
-def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(store, "RESULTS", tmp_path / "results")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "results"
 
 
 @pytest.fixture
@@ -96,7 +91,8 @@ def of_kind(drawn: list[Probe], kind: str) -> list[Probe]:
 def expand(root: Path, **changes: Any) -> list[Run]:
     values = {
         "suite": "test", "methods": ["seeing"], "datasets": ["folder"], "roots": {"folder": root}, "seeds": [0],
-        "protocols": ["one_class", "multi_class"], "pretrain": [], "conventions": ["default"], "interference": SETTINGS,
+        "protocols": ["one_class", "multi_class"], "pretrain": [], "conventions": ["default"], "allow": {},
+        "interference": SETTINGS,
     }  # fmt: skip
     return [run for run in runs.expand(params.Params(**(values | changes))) if isinstance(run, Run)]
 

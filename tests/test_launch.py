@@ -57,7 +57,7 @@ def expand(toy_root: Path, own_methods: Path) -> Callable[..., list[Run]]:
         values = {
             "suite": "test", "methods": ["bright"], "datasets": ["toy"], "roots": {"toy": toy_root},
             "categories": {"toy": ["cog", "tray"]}, "protocols": ["one_class"], "seeds": [0], "pretrain": [],
-            "conventions": ["default"],
+            "conventions": ["default"], "allow": {},
         }  # fmt: skip
         return [entry for entry in runs.expand(Params.model_validate(values | changes)) if isinstance(entry, Run)]
 

@@ -19,6 +19,7 @@ VALID = {
     "seeds": [0],
     "pretrain": [],
     "conventions": ["default"],
+    "allow": {},
 }
 
 

@@ -25,6 +25,7 @@ def expand(toy_root: Path, own_methods: Path) -> Callable[..., list[Run]]:
             "seeds": [0, 1],
             "pretrain": [],
             "conventions": ["default"],
+            "allow": {},
         }
         return [run for run in runs.expand(params.Params(**(values | changes))) if isinstance(run, Run)]
 

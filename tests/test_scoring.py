@@ -14,18 +14,13 @@ from benchmarks.runs import Run
 from benchmarks.store import State
 from methods.base import InputError
 
-
-@pytest.fixture(autouse=True)
-def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(store, "RESULTS", tmp_path / "results")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "results"
+pytestmark = pytest.mark.usefixtures("results")
 
 
 def expand(root: Path, protocol: str = "multi_class", dataset: str = "toy", seeds: tuple[int, ...] = (0,)) -> list[Run]:
     values = params.Params(
         suite="test", methods=["bright"], datasets=[dataset], roots={dataset: root}, protocols=[protocol],
-        seeds=list(seeds), pretrain=[], conventions=["default"],
+        seeds=list(seeds), pretrain=[], conventions=["default"], allow={},
     )  # fmt: skip
     return [run for run in runs.expand(values) if isinstance(run, Run)]
 

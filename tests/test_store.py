@@ -13,17 +13,13 @@ from benchmarks import store
 from benchmarks.runs import Run
 from benchmarks.store import State
 
+pytestmark = pytest.mark.usefixtures("results")
+
 RUN = Run(
     variant="rd", method="rd", hyper_parameters={}, dataset="toy", root=None, categories=None, protocol="one_class",
     split="cog", seed=0, weights={}, compute={}, evaluate_every=0, fingerprint_parts={"method code": "1", "data": "2"},
 )  # fmt: skip
 PREDICTIONS = {"cog": (["cog/test/good/000", "cog/test/hole/000"], np.array([0.1, 0.9]), np.ones((2, 4, 4)))}
-
-
-@pytest.fixture(autouse=True)
-def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(store, "RESULTS", tmp_path / "results")
-    return tmp_path / "results"
 
 
 def stored() -> Path:

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import torch
 from test_methods import create
-from test_scoring import expand, results, scored  # noqa: F401
+from test_scoring import expand, scored
 
 from benchmarks import datasets, params, protocols, runner, runs, store, trajectory
 from methods.base import Context, InputError, Method, Prediction, Sample
+
+pytestmark = pytest.mark.usefixtures("results")
 
 METRICS = {"image_auroc", "pixel_auroc", "pixel_ap", "aupro"}
 
@@ -81,7 +83,7 @@ def test_the_oracle_keeps_the_epoch_that_is_best_on_the_test_images_and_says_so(
 def test_an_oracle_that_is_never_shown_the_test_images_is_refused_when_planning(toy_root: Path) -> None:
     suite = params.Params(
         suite="test", methods=["best"], variants={"best": {"method": "rd", "selection": "oracle"}}, datasets=["toy"],
-        roots={"toy": toy_root}, protocols=["one_class"], seeds=[0], pretrain=[], conventions=["default"],
+        roots={"toy": toy_root}, protocols=["one_class"], seeds=[0], pretrain=[], conventions=["default"], allow={},
     )  # fmt: skip
     with pytest.raises(InputError, match="set `evaluate_every: 5`"):
         list(runs.expand(suite))

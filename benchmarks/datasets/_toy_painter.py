@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.random import Generator
-from scipy.ndimage import gaussian_filter
 
 SIZE, SCALE = 128, 2
 Y, X = (np.mgrid[: SIZE * SCALE, : SIZE * SCALE] + 0.5) / SCALE  # (S, S) pixel coordinates of the fine grid
@@ -218,6 +217,8 @@ def area(shape: np.ndarray) -> int:
 
 def _noise(rng: Generator, sigma: float) -> np.ndarray:
     """Smooth noise of unit variance; sigma in pixels."""
+    from scipy.ndimage import gaussian_filter  # a job that reads the images need not wait for this import
+
     noise = gaussian_filter(rng.standard_normal(X.shape), sigma * SCALE, mode="wrap")
     return noise / noise.std()
 
