@@ -56,7 +56,7 @@ class Cost(NamedTuple):
 
     executor: str
     runs: int
-    ideal: float  # pauses alone
+    pauses: float  # alone, eight at a time
     bare: float
     pipeline: float  # `proctor run`, from its start to the last result
     driver: float  # CPU seconds of `proctor run` itself, for each run
@@ -70,16 +70,14 @@ def main(
 ) -> None:
     """Print the table, in Markdown."""
     names = executor or ["local"] + ["slurm"] * (shutil.which("squeue") is not None)
-    print(
-        "| executor | runs | ideal | bare jobs | pipeline | over bare | driver CPU, per run | `dvc repro`, all done |"
-    )
+    print("| executor | runs | pauses | bare jobs | pipeline | over bare | driver, CPU a run | `dvc repro`, all done |")
     print("|---|---|---|---|---|---|---|---|")
     for name in names:
         for count in runs or [60, 300]:
             with tempfile.TemporaryDirectory(prefix="proctor-bench-") as folder:
                 cost = measure(Path(folder), name, count, seconds)
             print(
-                f"| {cost.executor} | {cost.runs} | {cost.ideal:.1f} s | {cost.bare:.1f} s | {cost.pipeline:.1f} s "
+                f"| {cost.executor} | {cost.runs} | {cost.pauses:.1f} s | {cost.bare:.1f} s | {cost.pipeline:.1f} s "
                 f"| {cost.pipeline / cost.bare - 1:+.0%} | {1000 * cost.driver:.0f} ms | {cost.repro:.1f} s |",
                 flush=True,
             )
