@@ -1,6 +1,8 @@
 """The folder tree is the architecture: imports go one way."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,3 +90,8 @@ def test_no_module_of_benchmarks_escapes_the_order() -> None:
     assert modules - set(ORDER) == {
         "__init__", "pretraining", "bench_launch", "bench_metrics", "bench_page", "bench_training", "bench_verify",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("module", ["benchmarks.cli", "benchmarks.job"])
+def test_what_should_start_at_once_does_not_wait_for_torch(module: str) -> None:
+    subprocess.run([sys.executable, "-c", f"import sys, {module}; sys.exit('torch' in sys.modules)"], check=True)
