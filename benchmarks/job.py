@@ -46,7 +46,7 @@ class Job:
         if self.gpu is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = self.gpu
         self.begun = self._checkpoint_time()
-        # Modules live as long as the process: to look for garbage among them takes a third of the time to import them.
+        # Modules live as long as the process: to look for garbage among them takes a fifth of their import.
         gc.disable()
         from benchmarks import runner  # brings torch
 
