@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -115,9 +115,12 @@ def digests(paths: Sequence[Path]) -> list[str]:
     """
     # Keyed by the resolved path, so that one cache file serves every data set under whatever name it is reached.
     memory = Path(platformdirs.user_cache_dir("proctor")) / "digests.json"
-    known = dict(_remembered(memory, memory.stat().st_mtime_ns if memory.exists() else 0))
+    known: dict[str, tuple[int, int, str]] = {}
+    with suppress(OSError):  # absent, or not ours to read
+        known |= _remembered(memory, memory.stat().st_mtime_ns)
+    resolved = {path: str(path.resolve()) for path in paths}
     stats = {path: path.stat() for path in paths if path.is_file()}
-    new = [p for p, s in stats.items() if known.get(str(p.resolve()), ())[:2] != (s.st_size, s.st_mtime_ns)]
+    new = [p for p, s in stats.items() if known.get(resolved[p], ())[:2] != (s.st_size, s.st_mtime_ns)]
     with ThreadPoolExecutor() as pool:  # decoding and hashing release the GIL
         shown = track(
             pool.map(_decode_and_hash, new),
@@ -131,7 +134,7 @@ def digests(paths: Sequence[Path]) -> list[str]:
     errors = [str(digest) for digest in fresh.values() if isinstance(digest, InputError)]
     errors += [f"{path}: file is missing. Extract the archive again." for path in paths if path not in stats]
     known |= {
-        str(path.resolve()): (stats[path].st_size, stats[path].st_mtime_ns, digest)
+        resolved[path]: (stats[path].st_size, stats[path].st_mtime_ns, digest)
         for path, digest in fresh.items()
         if isinstance(digest, str)
     }
@@ -144,13 +147,13 @@ def digests(paths: Sequence[Path]) -> list[str]:
     if errors:
         rest = f"\n… and {len(errors) - 8} more; `proctor doctor` lists all." if len(errors) > 8 else ""
         raise InputError("These files cannot be used:\n- " + "\n- ".join(errors[:8]) + rest)
-    return [known[str(path.resolve())][2] for path in paths]
+    return [known[resolved[path]][2] for path in paths]
 
 
-@cache
+@lru_cache(maxsize=1)
 def _remembered(memory: Path, modified: int) -> dict[str, tuple[int, int, str]]:
     """By path: size, modification time and digest of the files read before; the cache itself was `modified` then."""
-    with suppress(OSError, ValueError, TypeError, AttributeError):  # a damaged cache is as good as none
+    with suppress(ValueError, TypeError, AttributeError):  # a damaged cache is as good as none
         return {
             path: (int(size), int(written), bytes.fromhex(digest).hex())
             for path, (size, written, digest) in json.loads(memory.read_text()).items()
