@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
@@ -13,7 +14,20 @@ if TYPE_CHECKING:  # importing torch takes seconds, which `proctor status` need 
 
 
 class InputError(ValueError):
-    """Something that the user can mend. The message names the file, the value and the cure."""
+    """Bad input. The message names the file, the value and what to do."""
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest known name, else all of them.
+
+    >>> did_you_mean("one_clas", ["one_class", "multi_class"])
+    "Did you mean 'one_class'?"
+    >>> did_you_mean("few_shot", ["one_class", "multi_class"])
+    'Known: one_class, multi_class.'
+    """
+    names = list(known)
+    near = get_close_matches(str(name), names, 1)
+    return f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(names) or 'none'}."
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmarks.datasets._files import list_folders, list_images
 from benchmarks.datasets.folder import Folder
+from benchmarks.official_counts import official_counts
 
 
 class MVTec3DRGB(Folder):
@@ -18,21 +19,7 @@ class MVTec3DRGB(Folder):
         "open the homepage, fill in the form of the downloads page, and extract the archive so that ROOT/bagel, "
         "ROOT/cable_gland, … exist: mkdir ROOT && tar -xf mvtec_3d_anomaly_detection.tar.xz -C ROOT."
     )
-    official_counts = {  # noqa: RUF012
-        category: {"train": train, "validation": validation, "good": good, "anomalous": anomalous}
-        for category, train, validation, good, anomalous in (
-            ("bagel", 244, 22, 22, 88),
-            ("cable_gland", 223, 23, 21, 87),
-            ("carrot", 286, 29, 27, 132),
-            ("cookie", 210, 22, 28, 103),
-            ("dowel", 288, 34, 26, 104),
-            ("foam", 236, 27, 20, 80),
-            ("peach", 361, 42, 26, 106),
-            ("potato", 300, 33, 22, 92),
-            ("rope", 298, 33, 32, 69),
-            ("tire", 210, 29, 25, 87),
-        )
-    }
+    official_counts = official_counts("mvtec_3d_rgb")
 
     def images(self, defect: Path) -> list[Path]:
         return list_images(defect / "rgb")

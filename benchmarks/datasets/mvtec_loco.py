@@ -16,6 +16,7 @@ import numpy as np
 from benchmarks.datasets._files import list_folders, list_images, read_mask
 from benchmarks.datasets.base import Item, Problem, Region
 from benchmarks.datasets.folder import Folder
+from benchmarks.official_counts import official_counts
 from methods.base import InputError
 
 
@@ -27,16 +28,7 @@ class MVTecLOCO(Folder):
         "open the homepage, fill in the form of the downloads page, and extract the archive so that "
         "ROOT/breakfast_box, … exist: mkdir ROOT && tar -xf mvtec_loco_anomaly_detection.tar.xz -C ROOT."
     )
-    official_counts = {  # noqa: RUF012
-        category: {"train": train, "validation": validation, "good": good, "logical": logical, "structural": structural}
-        for category, train, validation, good, logical, structural in (
-            ("breakfast_box", 351, 62, 102, 83, 90),
-            ("juice_bottle", 335, 54, 94, 142, 94),
-            ("pushpins", 372, 69, 138, 91, 81),
-            ("screw_bag", 360, 60, 122, 137, 82),
-            ("splicing_connectors", 354, 59, 119, 108, 85),
-        )
-    }
+    official_counts = official_counts("mvtec_loco")
 
     def subset(self, item: Item) -> str:
         return item.defect.removesuffix("_anomalies")

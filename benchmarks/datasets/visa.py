@@ -23,6 +23,7 @@ import pooch
 from benchmarks.datasets._files import list_images
 from benchmarks.datasets.base import Item, Problem, SplitName
 from benchmarks.datasets.folder import Folder
+from benchmarks.official_counts import official_counts
 from methods.base import InputError
 
 URL = "https://amazon-visual-anomaly.s3.us-west-2.amazonaws.com/VisA_20220922.tar"
@@ -40,23 +41,7 @@ class VisA(Folder):
     licence = "CC BY 4.0"
     homepage = "https://github.com/amazon-science/spot-diff"
     download = f"download {URL} (1.9 GB) and extract it so that ROOT/candle, … exist: mkdir ROOT && tar -xf … -C ROOT."
-    official_counts = {  # noqa: RUF012
-        category: {"train": train, "good": good, "anomalous": 100}
-        for category, train, good in (
-            ("candle", 900, 100),
-            ("capsules", 542, 60),
-            ("cashew", 450, 50),
-            ("chewinggum", 453, 50),
-            ("fryum", 450, 50),
-            ("macaroni1", 900, 100),
-            ("macaroni2", 900, 100),
-            ("pcb1", 904, 100),
-            ("pcb2", 901, 100),
-            ("pcb3", 905, 101),
-            ("pcb4", 904, 101),
-            ("pipe_fryum", 450, 50),
-        )
-    }
+    official_counts = official_counts("visa")
 
     @classmethod
     def fetch(cls, root: Path) -> None:
