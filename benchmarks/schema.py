@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SCHEMA = 1  # of record.json
+SCHEMA = 2  # of record.json
 GROUP = ("variant", "dataset", "protocol")  # what a stage of the pipeline runs
 SELECTIONS = ("last", "validation", "oracle")  # which checkpoint is scored
 IMAGE_CONVENTION = "folder label"  # the only one of image metrics

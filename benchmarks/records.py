@@ -1,0 +1,155 @@
+"""`record.json`: what a finished run says of itself, in one model that everything reads. A leaf."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from benchmarks.schema import SCHEMA, group_name
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
+
+
+class Teacher(_Model):
+    name: str
+    sha256: str = ""
+    pretraining: str  # what it was trained on
+
+    @property
+    def title(self) -> str:
+        """As tables print it."""
+        return f"{self.name} ({self.pretraining})"
+
+
+class Epoch(_Model):
+    epoch: int  # from 1
+    seconds: float = 0.0
+    terms: dict[str, float] = {}  # mean of each loss term
+    measured: dict[str, float] = {}  # on held-out normal images, or on test images as a diagnostic
+
+
+class Array(_Model):
+    """What an array beside the record must be."""
+
+    shape: list[int]
+    dtype: str = "float32"
+    digest: str  # BLAKE2b of the file, 32 hex digits
+
+
+class Images(_Model):
+    """The images of a category in the order of their arrays. Of probes only the first have a map."""
+
+    keys: list[str]
+    scores: Array | None = None
+    maps: Array | None = None
+
+
+class Data(_Model):
+    revision: str = ""
+    train: int | None = None  # numbers of images
+    validation: int | None = None
+
+
+class Provenance(BaseModel, extra="allow", frozen=True):
+    """Where, when and with what a run was made."""
+
+    created: str = ""
+    git_commit: str | None = None
+    git_dirty: bool = False
+    git_patch: str | None = None  # SHA-256 of the uncommitted difference
+    host: str = ""
+    device: str = ""
+    driver: str | None = None
+    threads: int | None = None
+    versions: dict[str, str | int | None] = {}
+    job: str | None = None  # of SLURM
+    attempts: int = 1
+    queue_seconds: float = 0.0
+    wall_seconds: float | None = None
+    fit_seconds: float | None = None
+    predict_seconds: float | None = None
+    predict_batch: int | None = None
+    test_images_per_second: float | None = None
+    peak_memory_bytes: int | None = None
+    peak_device_memory_bytes: int | None = None
+
+
+class Record(BaseModel):
+    """A finished run. What a method adds to its record (`lambda`, `scales`, `amplification`) is in `model_extra`."""
+
+    schema_: Literal[2] = Field(SCHEMA, alias="schema")
+    variant: str
+    method: str
+    dataset: str
+    protocol: str
+    split: str
+    seed: int
+    fingerprint: str = ""
+    fingerprint_parts: dict[str, str] = {}
+    categories: dict[str, Images] = {}
+    hyper_parameters: dict[str, Any] = {}
+    paper: str = ""
+    source: str = ""
+    deviations: list[str] = []
+    selection: str = "last"
+    data: Data = Data()
+    compute: dict[str, Any] = {}
+    epoch: int | None = None
+    history: list[Epoch] = []
+    teacher: Teacher | None = None
+    image_size: int | None = None
+    parameters: dict[str, int] = {}  # numbers of weights of teacher and student
+    provenance: Provenance = Provenance()
+    interference: dict[str, Images] = {}  # probes
+    private: dict[str, Images] = {}  # test images whose truth only a server knows
+    validation_pixels: dict[str, dict[str, float]] = {}  # category -> images, mean, std
+
+    model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True)
+
+    @property
+    def group(self) -> str:
+        return group_name(self.variant, self.dataset, self.protocol)
+
+    @property
+    def group_key(self) -> tuple[str, str, str]:
+        """Variant, data set and protocol."""
+        return self.variant, self.dataset, self.protocol
+
+    @property
+    def stem(self) -> str:
+        """Its name within the group."""
+        return f"{self.split}-seed{self.seed}"
+
+    @property
+    def histories(self) -> dict[str, list[Epoch]]:
+        """The history of each phase of training: "" for the main one, else the name of the entry that has it."""
+        extra = self.model_extra or {}
+        further = {
+            name: [Epoch.model_validate(epoch) for epoch in part["history"]]
+            for name, part in extra.items()
+            if isinstance(part, dict) and isinstance(part.get("history"), list)
+        }
+        return {"": self.history, **further}
+
+
+def read(path: Path) -> Record:
+    """A record from its file.
+
+    Raises:
+        ValueError: the file is missing, no JSON, of another schema, or an entry is missing or of the wrong type; the
+            message names the file and the entry.
+    """
+    try:
+        return Record.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror})") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ValueError(
+            f"{path} is not a record of schema {SCHEMA} ({where + ': ' if where else ''}{first['msg']})"
+        ) from None
