@@ -28,7 +28,7 @@ from scipy.ndimage import gaussian_filter
 import methods
 from benchmarks.metrics import detection
 from benchmarks.metrics.conventions import CONVENTIONS
-from benchmarks.score import COLUMNS
+from benchmarks.scoring.score import COLUMNS
 from reports import build
 
 METHODS = ("rd", "fd", "snl", "snl_fd", "aand", "dskd")

@@ -192,7 +192,7 @@ def _variant(variant: str, params: Params) -> tuple[type[Method], dict[str, Any]
     teacher, weights = getattr(instance, "teacher", None), params.weight_files
     teacher_part = "none"
     if teacher:
-        from methods import teachers  # brings timm, which takes seconds to import
+        from methods.components import teachers  # brings timm, which takes seconds to import
 
         teachers.load(teacher, weights)  # weights of another architecture are refused here, not in every job
         teacher_part = teachers.digest(teacher, weights)

@@ -19,14 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from methods import feature_cache, textures, training
-from methods.amplification import Amplification, AmplifiedTeacher, Answer, gate_map, losses
-from methods.anomaly_maps import cosine_distance
-from methods.anomaly_synthesis import foreground, synthesise
 from methods.base import Context, InputError, Prediction, Sample
+from methods.components import feature_cache, textures, train_loop
+from methods.components.amplification import Amplification, AmplifiedTeacher, Answer, gate_map, losses
+from methods.components.anomaly_maps import cosine_distance
+from methods.components.anomaly_synthesis import foreground, synthesise
+from methods.components.teachers import Teacher
 from methods.distillation import DTYPES
 from methods.rd import RD
-from methods.teachers import Teacher
 
 
 @dataclass(kw_only=True, eq=False)
@@ -95,7 +95,7 @@ class AAND(RD):
         device = torch.device(context.device)
         drawn_from = textures.load(self.texture_folder, self.image_size, context.cache)
         foregrounds = torch.stack([foreground(images[[row]][0]) for row in range(len(images))])  # (N, s/4, s/4)
-        training.seed(context.seed, 0)
+        train_loop.seed(context.seed, 0)
         network = Amplification(teacher, self.image_size, self.prototypes, self.temperature).to(device)
         answer = _answering(teacher, network, context)
 
@@ -111,7 +111,7 @@ class AAND(RD):
                 return context.judge(lambda test: self._gate_maps(test, answer, context))
             return {}
 
-        history, kept = training.optimise(
+        history, kept = train_loop.optimise(
             network,
             self.make_optimiser(network, fused=device.type in ("cpu", "cuda")),
             terms,

@@ -17,9 +17,9 @@ import torch
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
-from methods import feature_cache, teachers, training
 from methods.base import Context, InputError, Method, Prediction, Progress, Sample
-from methods.teachers import Teacher
+from methods.components import feature_cache, teachers, train_loop
+from methods.components.teachers import Teacher
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # From what is measured after an epoch, the value that the kept epoch minimises.
@@ -95,7 +95,7 @@ class Distillation(Method):
     def fit(self, train: Sequence[Sample], validation: Sequence[Sample], context: Context) -> Self:
         self._check(train, context)
         device = torch.device(context.device)
-        training.reproducible(context)
+        train_loop.reproducible(context)
         teacher = teachers.load(self.teacher, context.weights)
         teacher.check(self.image_size)
         teacher = teacher.to(device)
@@ -107,7 +107,7 @@ class Distillation(Method):
         inputs = _Inputs(self, train, context, pictures)
 
         self.calibrate([])
-        training.seed(context.seed, 0)
+        train_loop.seed(context.seed, 0)
         self.student_ = self.build_student(teacher).to(device)
         self.parameters_ = {
             "teacher": sum(parameter.numel() for parameter in teacher.parameters()),
@@ -134,7 +134,7 @@ class Distillation(Method):
             _digest(train),
             _digest(validation),
         ]
-        self.history_, self.epoch_ = training.optimise(
+        self.history_, self.epoch_ = train_loop.optimise(
             self.student_,
             self.make_optimiser(self.student_, fused=device.type in ("cpu", "cuda")),
             terms,
@@ -179,7 +179,7 @@ class Distillation(Method):
     def predict(self, test: Sequence[Sample], context: Context) -> Iterator[Prediction]:
         if not test:
             return
-        training.reproducible(context)
+        train_loop.reproducible(context)
         for done, prediction in enumerate(self._predict(test, context), 1):
             yield prediction
             if done % context.predict_batch == 0 or done == len(test):

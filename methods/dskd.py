@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from methods.anomaly_maps import cosine_distance, mean_and_deviation, resize
 from methods.base import InputError
-from methods.decoders import Blocks, Decoder, OneClassBottleneck, ReverseStudent, initialise, residual_stage
+from methods.components.anomaly_maps import cosine_distance, mean_and_deviation, resize
+from methods.components.decoders import Blocks, Decoder, OneClassBottleneck, ReverseStudent, initialise, residual_stage
+from methods.components.teachers import Teacher
 from methods.distillation import Distillation
 from methods.rd import BLUR
-from methods.teachers import Teacher
 
 # Of the affinities of a batch, how many are in memory at a time: on a CPU what its cache holds, on a GPU 256 MiB.
 AFFINITIES = {"cpu": 2**21, "cuda": 2**26}

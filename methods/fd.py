@@ -12,11 +12,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from methods.anomaly_maps import cosine_distance, resize
 from methods.base import InputError
+from methods.components.anomaly_maps import cosine_distance, resize
+from methods.components.teachers import Teacher
 from methods.distillation import Distillation
 from methods.rd import BLUR
-from methods.teachers import Teacher
 
 
 @dataclass(kw_only=True, eq=False)

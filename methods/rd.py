@@ -12,10 +12,10 @@ from typing import ClassVar, Literal
 from torch import Tensor
 from torch.nn import functional as F
 
-from methods.anomaly_maps import cosine_distance, resize
-from methods.decoders import Decoder, OneClassBottleneck, ReverseStudent
+from methods.components.anomaly_maps import cosine_distance, resize
+from methods.components.decoders import Decoder, OneClassBottleneck, ReverseStudent
+from methods.components.teachers import Teacher
 from methods.distillation import Distillation
-from methods.teachers import Teacher
 
 BLUR = 4.0  # standard deviation in pixels, of the official code
 

@@ -10,10 +10,10 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from methods.decoders import ReverseStudent
+from methods.components.decoders import ReverseStudent
+from methods.components.structural import CRAM, RECONSTRUCTION, Structural
+from methods.components.teachers import Teacher
 from methods.rd import RD
-from methods.structural import CRAM, RECONSTRUCTION, Structural
-from methods.teachers import Teacher
 
 
 @dataclass(kw_only=True, eq=False)

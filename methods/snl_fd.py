@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from methods.base import InputError
+from methods.components.structural import CRAM, RECONSTRUCTION, Structural
+from methods.components.teachers import Teacher
 from methods.fd import FD
 from methods.snl import SNL
-from methods.structural import CRAM, RECONSTRUCTION, Structural
-from methods.teachers import Teacher
 
 
 @dataclass(kw_only=True, eq=False)

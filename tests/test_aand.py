@@ -12,9 +12,10 @@ from PIL import Image
 from test_methods import create, samples
 from torch import Tensor, nn
 
-from methods import amplification, feature_cache, teachers, training
 from methods.aand import hardest_distance
-from methods.amplification import (
+from methods.base import Context, InputError, Method, Prediction, Progress, Sample
+from methods.components import amplification, feature_cache, teachers, train_loop
+from methods.components.amplification import (
     Amplification,
     AmplifiedTeacher,
     Amplifier,
@@ -26,7 +27,6 @@ from methods.amplification import (
     perceptron,
     position_code,
 )
-from methods.base import Context, InputError, Method, Prediction, Progress, Sample
 
 
 def random(seed: int, *shape: int) -> Tensor:
@@ -361,7 +361,7 @@ class Interrupted(Exception):
 def test_a_fit_interrupted_in_either_stage_resumes_bit_for_bit(
     stop: tuple[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(train_loop, "CHECKPOINT_SECONDS", 0)
 
     def interrupt(progress: Progress) -> None:
         if (progress.phase, progress.done) == stop:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 from torch.nn import functional as F
 
-from methods.anomaly_maps import cosine_distance, mean_and_deviation, resize
+from methods.components.anomaly_maps import cosine_distance, mean_and_deviation, resize
 
 
 def random(*shape: int) -> torch.Tensor:

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from methods import anomaly_synthesis, textures
-from methods.anomaly_synthesis import CELLS, anomaly_masks, blend, foreground, otsu, perlin_noise, synthesise
 from methods.base import InputError
-from methods.feature_cache import Rows
+from methods.components import anomaly_synthesis, textures
+from methods.components.anomaly_synthesis import CELLS, anomaly_masks, blend, foreground, otsu, perlin_noise, synthesise
+from methods.components.feature_cache import Rows
 
 SEEDS = st.integers(0, 2**32 - 1)
 

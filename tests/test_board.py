@@ -14,8 +14,8 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from typer.testing import CliRunner
 
-from benchmarks import board as accepted
 from benchmarks.cli import app
+from benchmarks.submissions import leaderboard as accepted
 from methods.base import InputError
 from reports import board
 

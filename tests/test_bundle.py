@@ -16,10 +16,14 @@ from conftest import add_methods
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from benchmarks import bench_verify, bundle, cli, params, runner, runs, score, store, verify
+from benchmarks import cli, params, runs, store
+from benchmarks.execution import worker
 from benchmarks.runs import Run
-from benchmarks.submission import MAX_MAP_BYTES, Record
+from benchmarks.scoring import score
+from benchmarks.submissions import bundle, verify
+from benchmarks.submissions.schema import MAX_MAP_BYTES, Record
 from methods.base import InputError
+from tests.speed import bench_verify
 
 pytestmark = pytest.mark.usefixtures("results")
 
@@ -42,7 +46,7 @@ def finished(toy_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
         add_methods(folder / "own_methods", monkeypatch)
         entries = [run for run in runs.expand(values) if isinstance(run, Run)]
         for run in entries:
-            runner.execute(run, "cpu", 1, 1.0)
+            worker.execute(run, "cpu", 1, 1.0)
             store.collect(run)
         score.score_group("bright-toy-multi_class", entries, ["default", "loco"])
     return folder / "results", entries

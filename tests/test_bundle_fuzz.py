@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from benchmarks import verify
+from benchmarks.submissions import verify
 from methods.base import InputError
 
 EACH = 150  # mutants of each kind

@@ -13,9 +13,9 @@ from torch import Tensor
 from torchvision.transforms import Resize
 
 import methods
-from methods import feature_cache, teachers
 from methods.base import Context, InputError
-from methods.decoders import Decoder, OneClassBottleneck
+from methods.components import feature_cache, teachers
+from methods.components.decoders import Decoder, OneClassBottleneck
 
 
 def maps(seed: int, *shapes: tuple[int, ...]) -> list[Tensor]:

@@ -13,8 +13,9 @@ from test_methods import create, samples
 from torch import Tensor
 
 import methods
-from methods import dskd, teachers
+from methods import dskd
 from methods.base import Context, InputError
+from methods.components import teachers
 from methods.dskd import GlobalContextCondensing, contextual_divergence
 
 

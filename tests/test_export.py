@@ -13,9 +13,12 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 from typer.testing import CliRunner
 
-from benchmarks import cli, datasets, export, params, runner, runs, score, store, summary
+from benchmarks import cli, datasets, params, runs, store
 from benchmarks.datasets.mvtec_ad_2 import MVTecAD2
+from benchmarks.execution import worker
 from benchmarks.runs import Run
+from benchmarks.scoring import score, summary
+from benchmarks.submissions import export
 from methods.base import InputError
 
 pytestmark = pytest.mark.usefixtures("results")
@@ -80,7 +83,7 @@ def execute(dataset: str, root: Path, protocol: str = "one_class", scale: float 
     )  # fmt: skip
     planned = [run for run in runs.expand(values) if isinstance(run, Run)]
     for run in planned:
-        runner.execute(run, "cpu", 1, 1.0)
+        worker.execute(run, "cpu", 1, 1.0)
         store.collect(run)
     return planned
 

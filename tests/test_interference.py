@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from benchmarks.store import State
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from benchmarks import datasets, interference, params, runner, runs, score, store
+from benchmarks import datasets, interference, params, runs, store
 from benchmarks.datasets.base import Dataset
+from benchmarks.execution import worker
 from benchmarks.interference import Probe
 from benchmarks.runs import Run
-from benchmarks.store import State
+from benchmarks.scoring import score
 from methods.base import InputError
 from reports import build, tables
 
@@ -99,7 +101,7 @@ def expand(root: Path, **changes: Any) -> list[Run]:
 
 def execute(planned: list[Run]) -> None:
     for run in planned:
-        runner.execute(run, "cpu", 1, 1.0)
+        worker.execute(run, "cpu", 1, 1.0)
         store.collect(run)
 
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from benchmarks.store import State
 from rich.console import Console
 
-from benchmarks import executors, forecast, job, launch, params, runner, runs, store, watch
+from benchmarks import executors, params, runs, store
+from benchmarks.execution import driver, forecast, job, monitor, worker
 from benchmarks.params import Executor, Params
 from benchmarks.runs import Run
-from benchmarks.store import State
 from methods.base import InputError
 
 SHORT_OF_MEMORY = '''
@@ -66,7 +67,7 @@ def expand(toy_root: Path, own_methods: Path) -> Callable[..., list[Run]]:
 
 def execute(run: Run) -> dict[str, Any]:
     """Its record, after it was carried out in this process."""
-    runner.execute(run, "cpu", 1, 1.0)
+    worker.execute(run, "cpu", 1, 1.0)
     store.collect(run)
     return store.load(store.result_dir(run))[0]
 
@@ -144,7 +145,7 @@ def test_a_process_whose_run_was_claimed_by_another_stores_nothing(
     expand: Callable[..., list[Run]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = expand()[0]
-    monkeypatch.setattr(runner, "_refuse_drift", lambda run: store.Claim(run))  # another one, meanwhile
+    monkeypatch.setattr(worker, "_refuse_drift", lambda run: store.Claim(run))  # another one, meanwhile
     with pytest.raises(store.Superseded):
         execute(run)
     assert store.status(run).state is State.RUNNING
@@ -184,7 +185,7 @@ def test_each_run_on_a_machine_gets_a_gpu_of_its_own(
     """There is none here, so each job says which one it was given and missed."""
     suite = expand(methods=["rd"], hyper_parameters={"teacher": "test_resnet.untrained", "image_size": 64})
     monkeypatch.setattr(executors, "_gpus", lambda: ["3", "7"])
-    launch.launch(suite, Executor(device="cuda", threads=1), Console(quiet=True))
+    driver.launch(suite, Executor(device="cuda", threads=1), Console(quiet=True))
     reasons = " ".join(store.status(run).reason for run in suite)
     assert "CUDA_VISIBLE_DEVICES='3'" in reasons
     assert "CUDA_VISIBLE_DEVICES='7'" in reasons
@@ -209,7 +210,7 @@ def test_a_process_that_was_killed_is_noticed_and_its_run_fails_with_the_reason(
     store.report(run, "running", pid=os.getpid())
     path = store.scratch_dir(run) / "status.json"
     path.write_text(path.read_text().replace(f'"pid": {os.getpid()}', f'"pid": {2**22 + 1}'))
-    mourner = launch._Mourner()
+    mourner = driver._Mourner()
     assert mourner.buried([run]) == [], "one observation is no proof"
     mourner.due = 0
     assert mourner.buried([run]) == [run]
@@ -221,17 +222,17 @@ def test_a_run_that_ended_while_its_driver_started_is_not_launched_again(
     expand: Callable[..., list[Run]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     suite = expand()
-    runner.execute(suite[0], "cpu", 1, 1.0)
+    worker.execute(suite[0], "cpu", 1, 1.0)
     started: list[Run] = []
 
     def start(self: executors.Slurm, waiting: list[Run], at_work: list[Run]) -> list[Run]:
         started.extend(waiting)
         for run in waiting:
-            runner.execute(run, "cpu", 1, 1.0)
+            worker.execute(run, "cpu", 1, 1.0)
         return list(waiting)
 
     monkeypatch.setattr(executors.Slurm, "start", start)
-    launch.launch(suite, Executor(name="slurm"), Console(quiet=True))
+    driver.launch(suite, Executor(name="slurm"), Console(quiet=True))
     assert started == suite[1:]
 
 
@@ -243,20 +244,20 @@ def test_a_run_that_ends_as_soon_as_it_is_submitted_is_submitted_once(
 
     def submit(self: executors.Slurm, part: list[Run], total: int) -> None:
         submitted.extend(part)
-        runner.execute(part[0], "cpu", 1, 1.0)
+        worker.execute(part[0], "cpu", 1, 1.0)
         store.report_job(part[1], "failed", "7_1", error="at once")
 
     monkeypatch.setattr(executors.Slurm, "_submit", submit)
     monkeypatch.setattr(executors, "_call", lambda *command: "")
-    launch.launch(suite, Executor(name="slurm"), Console(quiet=True))
+    driver.launch(suite, Executor(name="slurm"), Console(quiet=True))
     assert submitted == suite
 
 
 def test_a_finished_run_is_not_carried_out_again_by_a_job_that_comes_late(expand: Callable[..., list[Run]]) -> None:
     run = expand()[0]
-    runner.execute(run, "cpu", 1, 1.0)
+    worker.execute(run, "cpu", 1, 1.0)
     before = store.touched_at(run)
-    runner.execute(run, "cpu", 1, 1.0)
+    worker.execute(run, "cpu", 1, 1.0)
     assert store.touched_at(run) == before
 
 
@@ -332,14 +333,14 @@ def test_a_row_tells_of_a_run_at_work_what_its_process_reported(expand: Callable
     log = store.scratch_dir(run) / "log"
     log.mkdir()
     (log / "1_0_log.out").write_text("first\nthe last line\n\n")
-    row, idle = watch.rows([run, other])
+    row, idle = monitor.rows([run, other])
     assert (row["state"], row["phase"], row["done"], row["total"]) == ("running", "fit", 3, 10)
     assert row["last"] == "the last line"
     assert row["terms"] == {"loss": 0.5}
     assert 60 < row["left"] <= 70
     assert idle == {"run": other.name, "state": "missing", "reason": ""}
     console = Console(width=250, record=True)
-    console.print(watch.table([row, idle]))
+    console.print(monitor.table([row, idle]))
     drawn = console.export_text()
     assert "fit 3/10" in drawn
     assert "0:01:" in drawn
@@ -347,7 +348,7 @@ def test_a_row_tells_of_a_run_at_work_what_its_process_reported(expand: Callable
 
 def test_a_collected_run_keeps_the_end_of_its_log(expand: Callable[..., list[Run]]) -> None:
     run, _ = expand()
-    runner.execute(run, "cpu", 1, 1.0)
+    worker.execute(run, "cpu", 1, 1.0)
     log = store.scratch_dir(run) / "log"
     log.mkdir()
     (log / "1_0_log.out").write_text("".join(f"line {i}\n" for i in range(100)))

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import auc, average_precision_score, roc_auc_score
 
-from benchmarks.bench_metrics import compare_pixel_metrics, compare_spro
 from benchmarks.metrics.conventions import CONVENTIONS, fit_maps, fit_masks
 from benchmarks.metrics.detection import UndefinedMetric
 from benchmarks.metrics.localization import (
@@ -20,6 +19,7 @@ from benchmarks.metrics.localization import (
     rescaled_pro,
     spro,
 )
+from tests.speed.bench_metrics import compare_pixel_metrics, compare_spro
 
 LIMITS = (0.01, 0.05, 0.3, 1.0)
 few = settings(max_examples=40)

@@ -13,8 +13,8 @@ import torch
 from test_methods import create, samples
 
 import methods
-from methods import training
 from methods.base import Context
+from methods.components import train_loop
 
 # A network with dropout, on data that numpy and python disturb: every generator has a part in the result.
 FIT = """
@@ -26,7 +26,7 @@ from torch import nn
 from methods import training
 from methods.base import Context
 
-training.CHECKPOINT_SECONDS = 0
+train_loop.CHECKPOINT_SECONDS = 0
 pause, checkpoint, result = float(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
 torch.manual_seed(0)
 network = nn.Sequential(nn.Linear(8, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.3), nn.Linear(32, 8))
@@ -37,7 +37,7 @@ def terms(batch):
     seen = data[batch] + 0.1 * torch.from_numpy(np.random.standard_normal((len(batch), 8))).float()
     return {"loss": (network(seen) * random.random() - data[batch]).square().mean()}
 
-history, _ = training.optimise(
+history, _ = train_loop.optimise(
     network, torch.optim.Adam(network.parameters(), 1e-2), terms, len(data), epochs=8, batch_size=4,
     learning_rate=lambda epoch: 1e-2 / epoch, context=Context(seed=3), checkpoint=checkpoint, identity="this",
 )
@@ -81,9 +81,9 @@ class Stopped(Exception):
 def test_a_method_stopped_after_any_step_goes_on_from_there_and_predicts_the_same_bits(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(train_loop, "CHECKPOINT_SECONDS", 0)
     settings: dict[str, Any] = {"epochs": 3, "batch_size": 3}  # three steps in each epoch
-    step, done, left = training._step, [0], [-1]
+    step, done, left = train_loop._step, [0], [-1]
 
     def counted(*arguments: Any) -> Any:
         if left[0] == 0:
@@ -96,7 +96,7 @@ def test_a_method_stopped_after_any_step_goes_on_from_there_and_predicts_the_sam
         method = create(name, **settings).fit(samples(9), [], context)
         return torch.stack([answer.anomaly_map for answer in method.predict(samples(2, "test"), Context())])
 
-    monkeypatch.setattr(training, "_step", counted)
+    monkeypatch.setattr(train_loop, "_step", counted)
     whole, steps = maps_of(Context(seed=5)), done[0]
     done[0] = 0
     context = Context(seed=5, checkpoint=tmp_path / "checkpoint.pt")

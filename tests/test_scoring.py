@@ -5,13 +5,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from benchmarks.store import State
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from benchmarks import datasets, details, params, runner, runs, score, store, summary
+from benchmarks import datasets, params, runs, store
 from benchmarks.datasets._files import read_image
+from benchmarks.execution import worker
 from benchmarks.runs import Run
-from benchmarks.store import State
+from benchmarks.scoring import artifacts, score, summary
 from methods.base import InputError
 
 pytestmark = pytest.mark.usefixtures("results")
@@ -26,7 +28,7 @@ def expand(root: Path, protocol: str = "multi_class", dataset: str = "toy", seed
 
 
 def execute(run: Run) -> None:
-    runner.execute(run, "cpu", 1, 1.0)
+    worker.execute(run, "cpu", 1, 1.0)
     store.collect(run)
 
 
@@ -125,7 +127,7 @@ def test_details_name_the_cells_worst_images_and_hold_the_curve_that_spro_is_the
     (run,) = expand(toy_root)
     execute(run)
     rows = scored(run, "default", "loco").set_index(["category", "subset", "metric"])
-    stem = details.folder(run.group) / "cog-seed0"
+    stem = artifacts.folder(run.group) / "cog-seed0"
     found = store.read_json(stem.with_suffix(".json")) or {}
     rising = sorted(found["images"], key=lambda image: image["score"])
     missed = [image["key"] for image in rising if image["anomalous"]][:2]

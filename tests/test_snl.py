@@ -13,10 +13,10 @@ from test_methods import create, predictions, samples
 from torch import Tensor, nn
 
 import methods
-from methods import teachers
-from methods.anomaly_maps import cosine_distance
 from methods.base import Context, InputError
-from methods.structural import (
+from methods.components import teachers
+from methods.components.anomaly_maps import cosine_distance
+from methods.components.structural import (
     CRAM,
     inter_affinity_distance,
     intra_affinity_distance,

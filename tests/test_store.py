@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from benchmarks.store import State
 
 from benchmarks import store
 from benchmarks.runs import Run
-from benchmarks.store import State
 
 pytestmark = pytest.mark.usefixtures("results")
 

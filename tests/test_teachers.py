@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from methods import teachers
 from methods.base import InputError
-from methods.teachers import Teacher
+from methods.components import teachers
+from methods.components.teachers import Teacher
 
 WEIGHTS = Path(__file__).parent.parent.parent / "shared" / "weights" / "resnet18.tv_in1k.layers1-3.safetensors"
 

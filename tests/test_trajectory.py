@@ -9,7 +9,9 @@ import torch
 from test_methods import create
 from test_scoring import expand, scored
 
-from benchmarks import datasets, params, protocols, runner, runs, store, trajectory
+from benchmarks import datasets, params, protocols, runs, store
+from benchmarks.execution import worker
+from benchmarks.scoring import evaluation
 from methods.base import Context, InputError, Method, Prediction, Sample
 
 pytestmark = pytest.mark.usefixtures("results")
@@ -19,7 +21,7 @@ METRICS = {"image_auroc", "pixel_auroc", "pixel_ap", "aupro"}
 
 def test_a_judge_agrees_with_the_scores_of_the_stored_predictions(toy_root: Path, own_methods: Path) -> None:
     (run,) = expand(toy_root)
-    runner.execute(run, "cpu", 1, 1.0)
+    worker.execute(run, "cpu", 1, 1.0)
     store.collect(run)
     rows = scored(run).query("subset == 'all'").groupby("metric")["value"].mean()
     dataset = datasets.load("toy", toy_root)
@@ -30,7 +32,7 @@ def test_a_judge_agrees_with_the_scores_of_the_stored_predictions(toy_root: Path
         for _, scores, maps in predictions.values()
         for value, one in zip(scores, maps, strict=True)
     ]
-    measured = trajectory.judge(dataset, split)(lambda test: iter(stored))
+    measured = evaluation.judge(dataset, split)(lambda test: iter(stored))
     assert measured == pytest.approx({metric: rows[metric] for metric in METRICS})
 
 
@@ -39,7 +41,7 @@ def fitted(root: Path, **how: Any) -> tuple[Method, list[Sample]]:
     dataset = datasets.load("toy", root, ["cog"])
     (split,) = protocols.expand("one_class", dataset)
     train, test = ([dataset.sample(item) for item in items] for items in (split.train, split.test["cog"]))
-    judge = trajectory.judge(dataset, split) if how.pop("judged", True) else None
+    judge = evaluation.judge(dataset, split) if how.pop("judged", True) else None
     held_out = [dataset.sample(item) for item in split.validation] if how.pop("validated", False) else []
     method = create("rd", epochs=4, **how)
     return method.fit(train, held_out, Context(judge=judge, judge_every=3)), test
@@ -73,7 +75,7 @@ def test_the_oracle_keeps_the_epoch_that_is_best_on_the_test_images_and_says_so(
     toy_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripted = iter([{"image_auroc": 0.9, "pixel_auroc": 0.8}, {"image_auroc": 0.6, "pixel_auroc": 0.9}])
-    monkeypatch.setattr(trajectory, "judge", lambda dataset, split: lambda predict: next(scripted))
+    monkeypatch.setattr(evaluation, "judge", lambda dataset, split: lambda predict: next(scripted))
     oracle, test = fitted(toy_root, selection="oracle")
     assert (oracle.record["selection"], oracle.record["epoch"]) == ("oracle", 3)
     last, _ = fitted(toy_root, judged=False)

@@ -83,7 +83,7 @@ def plan(
         store.write_json(write, tree)
     found = _print_states(planned, as_json)
     open_ = {row["run"] for row in found if row["state"] in (State.MISSING, State.STALE, State.FAILED)}
-    from benchmarks.forecast import sentences
+    from benchmarks.execution.forecast import sentences
 
     pending = [entry for entry in planned if isinstance(entry, Run) and entry.name in open_]
     for sentence in sentences(pending, parameters.load().executor):
@@ -96,7 +96,7 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Show what each planned run is doing, without looking at code or data again."""
-    from benchmarks import watch as watching
+    from benchmarks.execution import monitor as watching
 
     entries = list(_planned(PLAN))
     if watch:
@@ -111,7 +111,7 @@ def status(
 @app.command()
 def retry() -> None:
     """Execute again what failed among the planned runs, and nothing else; `dvc repro` then finds the results."""
-    from benchmarks.launch import launch
+    from benchmarks.execution.driver import launch
 
     entries = [entry for entry in _planned(PLAN) if isinstance(entry, Run)]
     failed = [entry for entry in entries if store.status(entry).state is State.FAILED]
@@ -143,7 +143,7 @@ def run(
     since = planned.stat().st_mtime if planned else float("inf")
     pending = [r for r in (runs if planned else mine) if _is_pending(r, since)]
     if pending:
-        from benchmarks.launch import launch
+        from benchmarks.execution.driver import launch
 
         launch(pending, parameters.load().executor, console)
     _collect(mine)
@@ -153,7 +153,7 @@ def run(
 def doctor(as_json: JsonOption = False) -> None:
     """Check the data sets and teachers of params.yaml, file by file."""
     from benchmarks import datasets
-    from methods import teachers
+    from methods.components import teachers
 
     values = parameters.load()
     found: list[dict[str, str]] = []
@@ -193,13 +193,13 @@ def fetch(
 @app.command()
 def pretrain(teacher: str) -> None:
     """Train the teacher `procedural`, which needs no download; writes results/teachers/procedural.safetensors."""
-    from benchmarks import pretraining
+    from methods.components import procedural_teacher
 
     if teacher != "procedural":
         raise InputError(f"There is no recipe for a teacher {teacher!r}; the one there is trains `procedural`.")
     file = store.RESULTS / "teachers" / f"{teacher}.safetensors"
-    accuracy = pretraining.pretrain(file)
-    console.print(f"{file}: tells {accuracy:.1%} of new images of {len(pretraining.FAMILIES)} families apart.")
+    accuracy = procedural_teacher.pretrain(file)
+    console.print(f"{file}: tells {accuracy:.1%} of new images of {len(procedural_teacher.FAMILIES)} families apart.")
 
 
 @app.command()
@@ -208,7 +208,7 @@ def score(variant: str, dataset: str, protocol: str, split: SplitOption = None, 
 
     With --split or --seed, the tidy rows of the chosen runs alone are printed, and nothing is written.
     """
-    from benchmarks import score as scoring
+    from benchmarks.scoring import score as scoring
 
     chosen = {"variant": variant, "dataset": dataset, "protocol": protocol, "split": split, "seed": seed}
     alone = split is not None or seed is not None
@@ -226,7 +226,7 @@ def score(variant: str, dataset: str, protocol: str, split: SplitOption = None, 
 @app.command()
 def scores(format: Annotated[str, typer.Option(help="csv, json or markdown.")] = "csv") -> None:
     """Print every tidy row of the suite's scores (the columns are in results/README.md)."""
-    from benchmarks.summary import read_scores
+    from benchmarks.scoring.summary import read_scores
 
     rows = read_scores(_groups())
     writers = {"csv": lambda: rows.to_csv(index=False), "json": lambda: rows.to_json(orient="records", indent=1),
@@ -248,7 +248,7 @@ def export(
     ] = "mean+3std",
 ) -> None:
     """Write anomaly maps in the official layout of MVTec AD, MVTec LOCO or MVTec AD 2's server."""
-    from benchmarks import export as exporting
+    from benchmarks.submissions import export as exporting
 
     runs, _ = _select(_planned(PLAN), variant=variant, dataset=dataset, protocol=protocol, seed=seed)
     count = exporting.export(runs, out, threshold)
@@ -268,7 +268,7 @@ def bundle(
     on: DateOption = None,
 ) -> None:
     """Write a submission that anyone can score again: maps, scores, claimed values and how they were made."""
-    from benchmarks import bundle as bundles
+    from benchmarks.submissions import bundle as bundles
 
     given = {"licence": licence, "contact": contact, "name": name, "url": url}
     about = {field: value for field, value in given.items() if value is not None}
@@ -290,8 +290,8 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Recompute every claimed value of a bundle from its maps and your own copy of the data."""
-    from benchmarks import bundle as bundles
-    from benchmarks import verify as verification
+    from benchmarks.submissions import bundle as bundles
+    from benchmarks.submissions import verify as verification
 
     report = verification.verify(bundle, data)
     if as_json:
@@ -310,7 +310,7 @@ def verify(
 @app.command()
 def summary() -> None:
     """Write results/metrics.json and results/plots for `dvc metrics` and `dvc plots`."""
-    from benchmarks import summary as summaries
+    from benchmarks.scoring import summary as summaries
 
     summaries.write(_groups())
 
@@ -381,7 +381,7 @@ def model_index(method: str, records: RecordsOption = BOARD / "records") -> None
 
 def _accepted(folder: Path) -> list[dict[str, Any]]:
     """The records of the board, as JSON; ends the program if one is not valid."""
-    from benchmarks import board as accepted
+    from benchmarks.submissions import leaderboard as accepted
 
     found, problems = accepted.read(folder)
     for problem in problems:
@@ -456,9 +456,9 @@ def _collect(runs: list[Run]) -> None:
 
 
 def _print_states(entries: Iterable[Run | Unsupported], as_json: bool) -> list[dict[str, Any]]:
-    from benchmarks import watch
+    from benchmarks.execution import monitor
 
-    found = watch.rows(entries)
+    found = monitor.rows(entries)
     if as_json:
         print(json.dumps([{key: row[key] for key in ("run", "state", "reason")} for row in found], indent=1))
         return found
@@ -466,7 +466,7 @@ def _print_states(entries: Iterable[Run | Unsupported], as_json: bool) -> list[d
     for row in found:
         table.add_row(row["run"], row["state"], row["reason"])
     Console().print(table)
-    Console().print(watch.counts(found))
+    Console().print(monitor.counts(found))
     return found
 
 

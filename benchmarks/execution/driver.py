@@ -47,12 +47,12 @@ def launch(runs: Sequence[Run], executor: Executor, console: Console) -> None:
 
 
 def _launch_here(runs: Sequence[Run], executor: Executor, console: Console) -> None:
-    from benchmarks import runner  # brings torch
+    from benchmarks.execution import worker  # brings torch
 
     for run in runs:
         console.print(f"start {run.name}")
         job = submitit.DebugExecutor(folder=store.scratch_dir(run) / "log").submit(
-            runner.execute, run, executors.device(executor), executor.threads or os.cpu_count() or 1, executor.cache_gib
+            worker.execute, run, executors.device(executor), executor.threads or os.cpu_count() or 1, executor.cache_gib
         )
         # Read before anything else: result() of a failed debug job opens a debugger.
         _say_end(run, job.exception(), console)

@@ -48,11 +48,11 @@ class Job:
         self.begun = self._checkpoint_time()
         # Modules live as long as the process: to look for garbage among them takes a fifth of their import.
         gc.disable()
-        from benchmarks import runner  # brings torch
+        from benchmarks.execution import worker  # brings torch
 
         gc.freeze()
         gc.enable()
-        runner.execute(self.run, self.device, self.threads, self.cache_gib)
+        worker.execute(self.run, self.device, self.threads, self.cache_gib)
 
     def checkpoint(self) -> DelayedSubmission:
         """What submitit puts back into the queue when SLURM announces the end of the time or of the patience.

@@ -177,9 +177,9 @@ def _execute(run: Run, device: str, cache_gib: float, claim: store.Claim) -> Non
 
 
 def _judge(dataset: Dataset, split: Split) -> Judge:
-    from benchmarks import trajectory  # brings pandas, scipy and scikit-learn, which few runs need
+    from benchmarks.scoring import evaluation  # brings pandas, scipy and scikit-learn, which few runs need
 
-    return trajectory.judge(dataset, split)
+    return evaluation.judge(dataset, split)
 
 
 def _validation_pixels(

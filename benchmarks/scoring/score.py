@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from benchmarks import datasets, details, interference, store
+from benchmarks import datasets, interference, store
 from benchmarks.datasets.base import Dataset, Item, Truth
 from benchmarks.interference import Probe
 from benchmarks.metrics import detection, localization
@@ -17,6 +17,7 @@ from benchmarks.metrics.conventions import CONVENTIONS, Convention, fit_maps, fi
 from benchmarks.metrics.detection import UndefinedMetric
 from benchmarks.metrics.localization import GroundTruth
 from benchmarks.runs import Run
+from benchmarks.scoring import artifacts
 from methods.base import InputError
 
 COLUMNS = [
@@ -51,8 +52,8 @@ def score_group(group: str, runs: Sequence[Run], conventions: Sequence[str]) -> 
         InputError: a convention is unknown, or an image that was predicted is no longer in the data set.
     """
     known = _conventions(conventions)
-    shutil.rmtree(details.folder(group), ignore_errors=True)
-    details.folder(group).mkdir(parents=True)
+    shutil.rmtree(artifacts.folder(group), ignore_errors=True)
+    artifacts.folder(group).mkdir(parents=True)
     rows: list[dict[str, Any]] = []
     probe_rows: list[dict[str, Any]] = []
     cells = [cell for run in runs for cell in _cells(run)]
@@ -63,13 +64,13 @@ def score_group(group: str, runs: Sequence[Run], conventions: Sequence[str]) -> 
         truths = [dataset.truth(item) for item in items]
         rows += category_rows(truths, of_category, known)
         for cell in of_category:
-            details.write(details.folder(group), cell.about, items, truths, cell.scores, cell.maps)
+            artifacts.write(artifacts.folder(group), cell.about, items, truths, cell.scores, cell.maps)
         if settings := runs[0].interference:
             drawn = interference.probes(dataset, category, **settings)
             probed = [cell.probes for cell in of_category if cell.probes]
             probe_rows += _probe_rows(dataset, drawn, probed, truths, of_category)
             for cell in probed:
-                details.write_composites(details.folder(group), cell.about, dataset, drawn, cell.maps)
+                artifacts.write_composites(artifacts.folder(group), cell.about, dataset, drawn, cell.maps)
     _write("scores", group, rows, COLUMNS)
     _write("interference", group, probe_rows, PROBE_COLUMNS)
 

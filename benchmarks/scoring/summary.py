@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks import details, store
+from benchmarks import store
+from benchmarks.scoring import artifacts
 from methods.base import InputError
 
 GROUP = ["variant", "dataset", "protocol"]
@@ -63,7 +64,7 @@ def write(groups: Sequence[str]) -> None:
 def _mean_curve(group: str, curve: str, axis: str) -> pd.DataFrame | None:
     """The mean over categories and seeds, on a grid that their curves can share; None where no cell has the curve."""
     grid = np.linspace(0, 1, 101)
-    cells = [store.read_json(path) or {} for path in sorted(details.folder(group).glob("*.json"))]
+    cells = [store.read_json(path) or {} for path in sorted(artifacts.folder(group).glob("*.json"))]
     drawn = [cell["curves"][curve] for cell in cells if curve in cell["curves"]]
     if not drawn:
         return None

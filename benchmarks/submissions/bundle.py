@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from benchmarks import store, summary
-from benchmarks.submission import FORMAT, MANIFEST, Manifest, Map, Record, Submission, Value, Weights, complaint
+from benchmarks import store
+from benchmarks.scoring import summary
+from benchmarks.submissions.schema import FORMAT, MANIFEST, Manifest, Map, Record, Submission, Value, Weights, complaint
 from methods.base import InputError
 
 LEVEL = 1  # of compression: the highest saves 1 % more of float32 maps

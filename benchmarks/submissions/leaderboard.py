@@ -8,8 +8,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from benchmarks import datasets, protocols
-from benchmarks.score import IMAGE_METRICS, PIXEL_METRICS
-from benchmarks.submission import Record, complaint
+from benchmarks.scoring.score import IMAGE_METRICS, PIXEL_METRICS
+from benchmarks.submissions.schema import Record, complaint
 from methods.base import InputError
 
 MAX_BYTES = 1 << 20  # of one record; five seeds of 15 categories take a tenth

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from benchmarks.submission import (
+from benchmarks.submissions.schema import (
     FORMAT,
     FREE_BYTES,
     MANIFEST,

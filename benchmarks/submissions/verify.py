@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from benchmarks import datasets, score
-from benchmarks.archive import Archive
-from benchmarks.bundle import sha256
+from benchmarks import datasets
 from benchmarks.datasets.base import Dataset, Truth
 from benchmarks.metrics.conventions import CONVENTIONS, Convention
-from benchmarks.submission import MAX_CELL_BYTES, Manifest, Map, Value
+from benchmarks.scoring import score
+from benchmarks.submissions.bundle import sha256
+from benchmarks.submissions.reader import Archive
+from benchmarks.submissions.schema import MAX_CELL_BYTES, Manifest, Map, Value
 from methods.base import InputError
 
 TOLERANCE = 1e-6  # of a fraction in [0, 1]: another order of summation differs by 1e-12, another map by more

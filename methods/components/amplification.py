@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
-from methods.anomaly_maps import resize
 from methods.base import InputError
-from methods.teachers import STRIDES, Teacher
+from methods.components.anomaly_maps import resize
+from methods.components.teachers import STRIDES, Teacher
 
 WIDEST = 1024  # channels inside a perceptron, at most
 FOCUS, BALANCE = 2.0, 0.8  # gamma and alpha of the focal loss; alpha weights the abnormal positions

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as T
 
-from methods.feature_cache import Rows
+from methods.components.feature_cache import Rows
 
 NORMAL_SHARE = 0.2  # probability with which an image stays as it is
 LARGEST_BETA = 0.8  # how much of the image may remain visible in an anomaly

@@ -12,7 +12,7 @@ import torch
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
-from methods.teachers import Teacher
+from methods.components.teachers import Teacher
 
 
 class Blocks(NamedTuple):

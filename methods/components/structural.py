@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from methods.anomaly_maps import mean_and_deviation, resize
 from methods.base import InputError
+from methods.components.anomaly_maps import mean_and_deviation, resize
 from methods.distillation import Distillation
 from methods.rd import BLUR
 

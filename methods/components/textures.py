@@ -18,10 +18,10 @@ from scipy import ndimage
 from torch import Tensor
 from torchvision.transforms.v2 import functional as T
 
-from methods import feature_cache
-from methods.anomaly_synthesis import CELLS, perlin_noise
 from methods.base import InputError, Sample
-from methods.feature_cache import Rows
+from methods.components import feature_cache
+from methods.components.anomaly_synthesis import CELLS, perlin_noise
+from methods.components.feature_cache import Rows
 
 NUMBER = 256  # of computed textures
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")

@@ -25,10 +25,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import methods
-from methods import feature_cache, teachers
 from methods.base import Context, Progress, Sample
+from methods.components import feature_cache, teachers
+from methods.components.teachers import Teacher
 from methods.distillation import Distillation
-from methods.teachers import Teacher
 
 GOALS = {"rd": 1.8, "fd": 1.4}  # on a CPU with a ResNet-18, in float32
 IMAGES, SIZE = 32, 256

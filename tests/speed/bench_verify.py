@@ -30,11 +30,12 @@ from rich.table import Table
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
-from benchmarks import bundle, score, verify
-from benchmarks.bench_metrics import draw
 from benchmarks.datasets.mvtec_ad import MVTecAD
 from benchmarks.metrics.conventions import CONVENTIONS
-from benchmarks.submission import Manifest, Value
+from benchmarks.scoring import score
+from benchmarks.submissions import bundle, verify
+from benchmarks.submissions.schema import Manifest, Value
+from tests.speed.bench_metrics import draw
 
 GOAL = 10
 THRESHOLDS = 200

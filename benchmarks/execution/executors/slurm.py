@@ -26,7 +26,7 @@ import submitit
 from submitit.core.utils import FailedJobError
 
 from benchmarks import store
-from benchmarks.job import Job
+from benchmarks.execution.job import Job
 from benchmarks.params import Executor
 from benchmarks.runs import Run, digest
 from benchmarks.store import State
