@@ -32,16 +32,16 @@ test-slurm: .venv/ready
 	OMP_NUM_THREADS=1 pytest -m slurm
 
 bench-metrics: .venv/ready
-	python -m benchmarks.bench_metrics
+	python -m tests.speed.bench_metrics
 
 bench-training: .venv/ready
-	python -m benchmarks.bench_training
+	python -m tests.speed.bench_training
 
 bench-launch: .venv/ready
-	OMP_NUM_THREADS=1 python -m benchmarks.bench_launch
+	OMP_NUM_THREADS=1 python -m tests.speed.bench_launch
 
 bench-page: .venv/ready
 	python -m benchmarks.bench_page
 
 bench-verify: .venv/ready
-	OMP_NUM_THREADS=1 python -m benchmarks.bench_verify
+	OMP_NUM_THREADS=1 python -m tests.speed.bench_verify

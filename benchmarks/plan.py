@@ -107,6 +107,15 @@ class Plan(BaseModel, frozen=True):
     def runs(self) -> list[Run]:
         return [run for group in self.groups for run in group.runs]
 
+    @property
+    def entries(self) -> list[Run | Unsupported]:
+        """Runs, and of a group that cannot run the reason."""
+        listed: list[Run | Unsupported] = []
+        for group in self.groups:
+            names = {"variant": group.variant, "dataset": group.dataset, "protocol": group.protocol}
+            listed += [Unsupported(**names, reason=group.unsupported)] if group.unsupported else group.runs
+        return listed
+
 
 def make(suite: str, entries: Iterable[Run | Unsupported]) -> Plan:
     """Runs and unsupported groups as a plan."""
@@ -118,6 +127,26 @@ def make(suite: str, entries: Iterable[Run | Unsupported]) -> Plan:
         else:
             groups.setdefault(entry.group, Group(**names)).runs.append(entry)
     return Plan(suite=suite, groups=list(groups.values()))
+
+
+def select(plan: Plan, split: str | None = None, seed: int | None = None, **group: str | None) -> Plan:
+    """The part of a plan that is about this variant, data set, protocol, split and seed; None: about any.
+
+    Raises:
+        InputError: there is no such part.
+    """
+    wanted = {name: value for name, value in group.items() if value is not None}
+    groups = [g for g in plan.groups if all(getattr(g, name) == value for name, value in wanted.items())]
+    of_run = {name: value for name, value in (("split", split), ("seed", seed)) if value is not None}
+    chosen = [
+        g.model_copy(update={"runs": [r for r in g.runs if all(getattr(r, n) == v for n, v in of_run.items())]})
+        for g in groups
+    ]
+    chosen = [g for g in chosen if g.runs or g.unsupported]
+    if not chosen:
+        words = ", ".join(f"{name} {value}" for name, value in (wanted | of_run).items())
+        raise InputError(f"The suite has no run with {words}; `proctor plan` lists the runs of params.yaml.")
+    return plan.model_copy(update={"groups": chosen})
 
 
 def write(results: Path, plan: Plan) -> None:

@@ -81,7 +81,7 @@ class Provenance(BaseModel, extra="allow", frozen=True):
 class Record(BaseModel):
     """A finished run. What a method adds to its record (`lambda`, `scales`, `amplification`) is in `model_extra`."""
 
-    schema_: Literal[2] = Field(SCHEMA, alias="schema")
+    schema_: Literal[2] = Field(2, alias="schema")
     variant: str
     method: str
     dataset: str

@@ -1,38 +1,27 @@
-"""Where results lie, and what state a run is in: read from the disk, never remembered.
-
-A run at work owns `results/scratch/FINGERPRINT/` and writes its record there last; whole and finished, the folder's
-`result` is moved to `results/predictions/GROUP/SPLIT-seedK/`.
-"""
+"""What a run is doing, read from the disk and never remembered: its state, a process's claim on it, its heartbeat."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
-import numpy as np
 import psutil
 
-from benchmarks.runs import Run
-from methods.base import InputError
+from benchmarks import results
+from benchmarks.plan import Run
+from benchmarks.results import PARTS, load, load_part, read_json, result_dir, scratch_dir, write_json
 
-# By category: the images' keys (N,), their scores (N,) and the anomaly maps (N, h, w); of probes, of the first M only.
-Predictions: TypeAlias = Mapping[str, tuple[Sequence[str], np.ndarray, np.ndarray]]
-
-RESULTS = Path("results")
-SCHEMA = 1
-PARTS = ("interference", "private")  # what a run may hold besides the predictions of its test images
 BEAT_SECONDS = 30  # how often a run at work touches its status file
-SILENT_SECONDS = 300  # on another host, a run that was silent for this long is taken for dead
+SILENT_SECONDS = 300  # on another host, a run that was silent for this long is considered dead
 KEPT_LINES = 40  # of a log, in the result
 CARRIED = ("attempts", "elapsed", "waited")  # what a status says of all of a run's attempts together
 
@@ -62,96 +51,6 @@ class Status(NamedTuple):
     reason: str = ""
 
 
-def group_dir(group: str) -> Path:
-    return RESULTS / "predictions" / group
-
-
-def result_dir(run: Run) -> Path:
-    return RESULTS / "predictions" / run.name
-
-
-def scratch_dir(run: Run) -> Path:
-    return RESULTS / "scratch" / run.fingerprint
-
-
-def checkpoint(run: Run) -> Path:
-    """Where a run at work saves the state of its training."""
-    return scratch_dir(run) / "checkpoint.pt"
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file whole: a reader sees the old content or the new, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        temporary.write_text(json.dumps(value, indent=1) + "\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The content of a JSON file, or None if it is absent or no JSON."""
-    try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
-        return None
-
-
-def save(
-    run: Run, predictions: Predictions, record: Mapping[str, Any], parts: Mapping[str, Predictions] | None = None
-) -> None:
-    """Store a finished run in its scratch folder, the record last.
-
-    Args:
-        predictions: of the test images.
-        record: what else `record.json` must say; see results/README.md.
-        parts: of other images, by the name of their folder and of their entry in the record: `interference`, `private`.
-
-    Raises:
-        InputError: the disk is full, or cannot be written for another reason.
-    """
-    for left in scratch_dir(run).glob("partial-*"):  # by a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    partial = scratch_dir(run) / f"partial-{uuid.uuid4().hex}"
-    try:
-        _write(partial, predictions)
-        for name, part in (parts or {}).items():
-            if not part:
-                continue
-            _write(partial / name, part)
-            listed = {category: {"keys": list(keys), "maps": len(maps)} for category, (keys, _, maps) in part.items()}
-            record = {**record, name: listed}
-        write_json(
-            partial / "record.json",
-            {
-                "schema": SCHEMA,
-                **{k: getattr(run, k) for k in ("variant", "method", "dataset", "protocol", "split", "seed")},
-                "fingerprint": run.fingerprint,
-                "fingerprint_parts": run.fingerprint_parts,
-                "categories": {category: {"keys": list(keys)} for category, (keys, _, _) in predictions.items()},
-                **record,
-            },
-        )
-        shutil.rmtree(scratch_dir(run) / "result", ignore_errors=True)
-        partial.replace(scratch_dir(run) / "result")
-    except OSError as error:
-        free = shutil.disk_usage(scratch_dir(run)).free >> 20
-        raise InputError(
-            f"{scratch_dir(run).absolute()} cannot take the result ({error}); {free} MiB were free there. Make room, "
-            "and start again: the fit goes on from its last checkpoint."
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)  # which also makes room for the status
-
-
-def _write(folder: Path, predictions: Predictions) -> None:
-    folder.mkdir(parents=True)
-    for category, (_, scores, maps) in predictions.items():
-        np.save(folder / f"{category}.scores.npy", np.asarray(scores, np.float32))
-        np.save(folder / f"{category}.maps.npy", np.asarray(maps, np.float32))
-
-
 def collect(run: Run) -> None:
     """Move a finished run from its scratch folder to where it belongs, over an older one; nothing if it is there."""
     finished, target = scratch_dir(run) / "result", result_dir(run)
@@ -168,46 +67,7 @@ def collect(run: Run) -> None:
     shutil.rmtree(scratch_dir(run), ignore_errors=True)  # where a local process may still be writing its last lines
 
 
-def load(folder: Path) -> tuple[dict[str, Any], dict[str, tuple[list[str], np.ndarray, np.ndarray]]]:
-    """The record of a stored run and, by category, its keys, scores (N,) and maps (N, h, w; memory-mapped).
-
-    Raises:
-        ValueError: a file is missing, cut short, or does not fit the record; the message names it.
-    """
-    record = read_json(folder / "record.json")
-    if record is None or record.get("schema") != SCHEMA:
-        raise ValueError(f"{folder}/record.json is missing, damaged or not of schema {SCHEMA}")
-    return record, _read(folder, record["categories"])
-
-
-def load_part(folder: Path, name: str) -> dict[str, tuple[list[str], np.ndarray, np.ndarray]]:
-    """A part of a stored run, as `load` gives its test images; empty if it has none.
-
-    `interference`: probes, with maps of the first M only. `private`: test images whose truth only a server knows.
-
-    Raises:
-        ValueError: as `load`.
-    """
-    return _read(folder / name, (read_json(folder / "record.json") or {}).get(name, {}))
-
-
-def _read(folder: Path, listed: Mapping[str, Any]) -> dict[str, tuple[list[str], np.ndarray, np.ndarray]]:
-    predictions = {}
-    for category, entry in listed.items():
-        keys, arrays = entry["keys"], []
-        for kind, count in (("scores", len(keys)), ("maps", entry.get("maps", len(keys)))):
-            path = folder / f"{category}.{kind}.npy"
-            try:
-                arrays.append(np.load(path, mmap_mode="r"))
-            except (OSError, ValueError, EOFError) as error:
-                raise ValueError(f"{path} is missing or damaged: {error}") from None
-            if len(arrays[-1]) != count:
-                raise ValueError(f"{path} holds {len(arrays[-1])} images, the record names {count}")
-        predictions[category] = (keys, arrays[0], arrays[1])
-    return predictions
-
-
-def status(run: Run) -> Status:
+def read_status(run: Run) -> Status:
     """The state of a run, from the disk alone: a job of SLURM counts as alive until a driver learns that it is not."""
     for folder in (scratch_dir(run) / "result", result_dir(run)):
         record = read_json(folder / "record.json")
@@ -228,6 +88,14 @@ def status(run: Run) -> Status:
     before = record.get("fingerprint_parts", {})
     changed = [part for part, value in run.fingerprint_parts.items() if before.get(part) != value]
     return Status(State.STALE, "changed: " + ", ".join(changed))
+
+
+def is_pending(run: Run, since: float) -> bool:
+    """Whether a run is still to be brought to its end; one that failed only if that was before `since` (seconds)."""
+    state = read_status(run).state
+    return state in (State.MISSING, State.STALE, State.QUEUED, State.RUNNING) or (
+        state is State.FAILED and touched_at(run) < since
+    )
 
 
 def _at_work(run: Run, report: Mapping[str, Any]) -> Status:
@@ -252,7 +120,7 @@ def read_report(run: Run) -> dict[str, Any]:
 def log_dir(run: Run) -> Path:
     """Where the output of a run's last process lies."""
     job = read_report(run).get("job")
-    return RESULTS / "scratch" / "slurm" / job if job else scratch_dir(run) / "log"
+    return results.RESULTS / "scratch" / "slurm" / job if job else scratch_dir(run) / "log"
 
 
 def log_tail(run: Run, lines: int) -> str:
@@ -268,7 +136,7 @@ def touched_at(run: Run) -> float:
 
 def silence(run: Run) -> float:
     """Seconds since a run's status file was last touched. Only the file system's clock is asked: hosts' may differ."""
-    clock = RESULTS / "scratch" / f".clock-{os.getpid()}"
+    clock = results.RESULTS / "scratch" / f".clock-{os.getpid()}"
     clock.touch()
     now = clock.stat().st_mtime
     clock.unlink()
@@ -339,7 +207,7 @@ class Claim:
         """Seconds at work, in all attempts."""
         return self.earlier + time.monotonic() - self.began
 
-    def say(self, state: str, **more: Any) -> None:
+    def report(self, state: str, **more: Any) -> None:
         """Report, if the run is still this process's.
 
         Raises:

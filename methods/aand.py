@@ -107,8 +107,8 @@ class AAND(RD):
             return {"focal": focal, "amplify": self.amplify_weight * amplify}
 
         def evaluate(epoch: int) -> Mapping[str, float]:
-            if context.judge and (epoch % context.judge_every == 0 or epoch == epochs):
-                return context.judge(lambda test: self._gate_maps(test, answer, context))
+            if context.evaluate_test and (epoch % context.evaluate_every == 0 or epoch == epochs):
+                return context.evaluate_test(lambda test: self._gate_maps(test, answer, context))
             return {}
 
         history, kept = train_loop.optimise(
@@ -121,7 +121,7 @@ class AAND(RD):
             learning_rate=lambda epoch: _stepped(self.learning_rate, epoch, epochs),
             context=replace(context, progress=lambda report: context.progress(report._replace(phase="amplify"))),
             checkpoint=context.checkpoint and context.checkpoint.with_name("checkpoint-amplification.pt"),
-            identity=json.dumps([str(self), context.seed, context.judge_every, teacher.digest, _checksum(images)]),
+            identity=json.dumps([str(self), context.seed, context.evaluate_every, teacher.digest, _checksum(images)]),
             evaluate=evaluate,
             keep=(lambda measured: -measured.get("pixel_ap", 0.0)) if self.selection == "oracle" else None,
         )

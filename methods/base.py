@@ -66,7 +66,7 @@ class Progress(NamedTuple):
     terms: Mapping[str, float] = {}  # loss terms of the epoch, by name
 
 
-Judge = Callable[[Callable[[Sequence[Sample]], Iterator[Prediction]]], Mapping[str, float]]
+TestEvaluation = Callable[[Callable[[Sequence[Sample]], Iterator[Prediction]]], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,9 @@ class Context:
         cache_gib: memory that cached teacher features may take before they go to `cache`.
         predict_batch: images that are predicted at a time; the runner lowers it where a GPU's memory is short.
         checkpoint: where a fit saves its state, and from where it resumes; None: neither.
-        judge: has a function predict the test images and measures the result, without showing the truth. A method may
-            record it, as the course of training; choosing an epoch by it is a diagnostic and must be labelled so.
-        judge_every: epochs from one call of `judge` to the next; the last epoch is judged in any case.
+        evaluate_test: has a function predict the test images and measures the result, without showing the truth. A
+            method may record it, as the course of training; to choose an epoch by it is a diagnostic, labelled so.
+        evaluate_every: epochs from one call of `evaluate_test` to the next; the last epoch is evaluated in any case.
         progress: called after every epoch and every predicted batch.
     """
 
@@ -102,8 +102,8 @@ class Context:
     cache_gib: float = 4.0
     predict_batch: int = 16
     checkpoint: Path | None = None
-    judge: Judge | None = None
-    judge_every: int = 1
+    evaluate_test: TestEvaluation | None = None
+    evaluate_every: int = 1
     progress: Callable[[Progress], None] = lambda progress: None
 
 

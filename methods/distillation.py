@@ -129,7 +129,7 @@ class Distillation(Method):
         identity = [
             str(self),
             context.seed,
-            context.judge_every,
+            context.evaluate_every,
             teacher.digest,
             _digest(train),
             _digest(validation),
@@ -155,7 +155,7 @@ class Distillation(Method):
         name = type(self).__name__
         if not train:
             raise InputError(f"{name} got no training image: look at the data set's train folder.")
-        if self.selection == "oracle" and not context.judge:
+        if self.selection == "oracle" and not context.evaluate_test:
             raise InputError(
                 f"{name}: selection='oracle' looks at the test set every few epochs; say how many with "
                 "`evaluate_every` in params.yaml, or set selection to 'last'."
@@ -166,7 +166,7 @@ class Distillation(Method):
     ) -> dict[str, float]:
         """What selection and the course of training need to know after an epoch; `unseen`: `normal` was held out."""
         measured: dict[str, float] = {}
-        judge = context.judge if epoch % context.judge_every == 0 or epoch == self.epochs else None
+        judge = context.evaluate_test if epoch % context.evaluate_every == 0 or epoch == self.epochs else None
         if self.selection == "validation" or (judge and unseen):
             self.calibrate([])  # scaled by the very images that they are of, the maps' mean would never change
             maps = [self.anomaly_map(*pair) for pair in normal()]

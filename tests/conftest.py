@@ -7,7 +7,7 @@ import hypothesis
 import pytest
 
 import methods
-from benchmarks import store
+from benchmarks import results
 from benchmarks.datasets import toy
 
 # A time limit on an example would fail on a busy machine.
@@ -56,9 +56,9 @@ def add_methods(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def results_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty results folder, and an empty cache beside it."""
-    monkeypatch.setattr(store, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "results"
 

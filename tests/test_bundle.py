@@ -16,16 +16,16 @@ from conftest import add_methods
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from benchmarks import cli, params, runs, store
+from benchmarks import cli, params, results, runs, status
 from benchmarks.execution import worker
-from benchmarks.runs import Run
+from benchmarks.plan import Run
 from benchmarks.scoring import score
 from benchmarks.submissions import bundle, verify
 from benchmarks.submissions.schema import MAX_MAP_BYTES, Record
 from methods.base import InputError
 from tests.speed import bench_verify
 
-pytestmark = pytest.mark.usefixtures("results")
+pytestmark = pytest.mark.usefixtures("results_folder")
 
 ABOUT = {"licence": "CC-BY-4.0", "contact": "someone@example.org"}
 DOCUMENT = Path(__file__).parent.parent / "leaderboard" / "bundle-format.md"
@@ -41,20 +41,20 @@ def finished(toy_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
         seeds=[0, 1], pretrain=[], conventions=["default", "loco"], allow={},
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(store, "RESULTS", folder / "results")
+        monkeypatch.setattr(results, "RESULTS", folder / "results")
         monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         add_methods(folder / "own_methods", monkeypatch)
         entries = [run for run in runs.expand(values) if isinstance(run, Run)]
         for run in entries:
             worker.execute(run, "cpu", 1, 1.0)
-            store.collect(run)
+            status.collect(run)
         score.score_group("bright-toy-multi_class", entries, ["default", "loco"])
     return folder / "results", entries
 
 
 @pytest.fixture
-def stored(finished: tuple[Path, list[Run]], results: Path) -> list[Run]:
-    shutil.copytree(finished[0], results)
+def stored(finished: tuple[Path, list[Run]], results_folder: Path) -> list[Run]:
+    shutil.copytree(finished[0], results_folder)
     return finished[1]
 
 
@@ -146,8 +146,8 @@ def test_weights_come_in_only_if_asked_for_and_are_checked(tmp_path: Path, made:
         bundle.write(target, ["bright-toy-multi_class"], ABOUT, [weights.rename(tmp_path / "student.pt")])
 
 
-def test_a_run_that_was_not_scored_as_it_is_is_refused(stored: list[Run], results: Path, tmp_path: Path) -> None:
-    path = results / "scores" / "bright-toy-multi_class.csv"
+def test_a_run_that_was_not_scored_as_it_is_is_refused(stored: list[Run], results_folder: Path, tmp_path: Path) -> None:
+    path = results_folder / "scores" / "bright-toy-multi_class.csv"
     path.write_text(path.read_text().replace(stored[1].fingerprint, "0" * 16))
     with pytest.raises(InputError, match=r"does not hold the stored run all-seed1"):
         bundle.write(tmp_path / "x.tar.gz", ["bright-toy-multi_class"], ABOUT)
@@ -156,8 +156,10 @@ def test_a_run_that_was_not_scored_as_it_is_is_refused(stored: list[Run], result
         bundle.write(tmp_path / "x.tar.gz", ["bright"], ABOUT)
 
 
-def test_runs_of_different_experiments_do_not_share_a_bundle(stored: list[Run], results: Path, tmp_path: Path) -> None:
-    path = store.result_dir(stored[1]) / "record.json"
+def test_runs_of_different_experiments_do_not_share_a_bundle(
+    stored: list[Run], results_folder: Path, tmp_path: Path
+) -> None:
+    path = results.result_dir(stored[1]) / "record.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"hyper_parameters": {"scale": 2.0}}))
     with pytest.raises(InputError, match=r"all-seed1 has another hyper_parameters than .*all-seed0"):
         bundle.write(tmp_path / "x.tar.gz", ["bright-toy-multi_class"], ABOUT)

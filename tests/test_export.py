@@ -13,15 +13,15 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 from typer.testing import CliRunner
 
-from benchmarks import cli, datasets, params, runs, store
+from benchmarks import cli, datasets, params, results, runs, status
 from benchmarks.datasets.mvtec_ad_2 import MVTecAD2
 from benchmarks.execution import worker
-from benchmarks.runs import Run
+from benchmarks.plan import Run
 from benchmarks.scoring import score, summary
 from benchmarks.submissions import export
 from methods.base import InputError
 
-pytestmark = pytest.mark.usefixtures("results")
+pytestmark = pytest.mark.usefixtures("results_folder")
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def execute(dataset: str, root: Path, protocol: str = "one_class", scale: float 
     planned = [run for run in runs.expand(values) if isinstance(run, Run)]
     for run in planned:
         worker.execute(run, "cpu", 1, 1.0)
-        store.collect(run)
+        status.collect(run)
     return planned
 
 
@@ -130,7 +130,7 @@ def test_exported_maps_read_back_by_another_reader_give_the_same_metrics(toy_roo
     planned = execute("toy", toy_root)
     score.score_group(planned[0].group, planned, ["loco", "mvtec_ad_2"])
     rows = summary.read_scores([planned[0].group]).set_index(["category", "subset", "metric"])["value"]
-    target, dataset = store.RESULTS / "exported", datasets.load("toy", toy_root)
+    target, dataset = results.RESULTS / "exported", datasets.load("toy", toy_root)
     assert export.export(planned, target) == len([path for path in target.rglob("*") if path.is_file()])
     for category in dataset.categories:
         items = dataset.items(category, "test")
@@ -163,7 +163,7 @@ def test_the_command_exports_one_seed_of_a_planned_group(
 ) -> None:
     (run,) = execute("mvtec_ad", ad_root)
     monkeypatch.setattr(cli, "PLAN", tmp_path / "plan.json")
-    store.write_json(cli.PLAN, {"bright": {"mvtec_ad": {"one_class": {"bottle-seed0": asdict(run)}}}})
+    results.write_json(cli.PLAN, {"bright": {"mvtec_ad": {"one_class": {"bottle-seed0": asdict(run)}}}})
     words = ["export", "bright", "mvtec_ad", "one_class", "--out", str(tmp_path / "maps")]
     assert CliRunner().invoke(cli.app, words).exit_code == 0
     assert len(list((tmp_path / "maps").rglob("*.tiff"))) == 3
@@ -178,7 +178,7 @@ def test_an_existing_output_is_never_overwritten(ad_root: Path, own_methods: Pat
 
 def test_lost_maps_are_named_and_nothing_is_left_behind(ad_root: Path, own_methods: Path, tmp_path: Path) -> None:
     planned = execute("mvtec_ad", ad_root)
-    (store.result_dir(planned[0]) / "bottle.maps.npy").unlink()
+    (results.result_dir(planned[0]) / "bottle.maps.npy").unlink()
     with pytest.raises(InputError, match=r"bright-mvtec_ad-one_class/bottle-seed0 is stale .*bottle.maps.npy is miss"):
         export.export(planned, tmp_path / "new")
     assert not list(tmp_path.glob("*new*"))
@@ -204,7 +204,7 @@ def test_a_data_set_without_an_official_layout_is_refused(ad_root: Path, own_met
 
 def test_private_images_are_predicted_and_never_scored(ad2_root: Path, own_methods: Path) -> None:
     planned = execute("mvtec_ad_2", ad2_root, "multi_class")
-    private = store.load_part(store.result_dir(planned[0]), "private")
+    private = results.load_part(results.result_dir(planned[0]), "private")
     assert {category: (keys[0], len(keys), maps.shape) for category, (keys, _, maps) in private.items()} == {
         category: (f"{category}/test_private/000_regular", 6, (6, 12, 16)) for category in ("can", "vial")
     }
@@ -237,7 +237,7 @@ def test_the_archive_holds_float16_maps_that_lose_less_than_a_thousandth(
     planned = execute("mvtec_ad_2", ad2_root, scale=scale)
     assert export.export(planned, tmp_path / "mine.tar.gz") == 12
     members = read_archive(tmp_path / "mine.tar.gz")
-    keys, _, _ = store.load_part(store.result_dir(planned[0]), "private")["can"]
+    keys, _, _ = results.load_part(results.result_dir(planned[0]), "private")["can"]
     whole = {f"{split}/{number:03}_{name}" for number in range(3)
              for split, name in (("test_private", "regular"), ("test_private_mixed", "mixed"))}  # fmt: skip
     assert set(members) == {
@@ -247,7 +247,7 @@ def test_the_archive_holds_float16_maps_that_lose_less_than_a_thousandth(
         for stem in whole
     }
     rough = np.stack([read_float16(members[f"mine/anomaly_images/{key}.tiff"]) for key in keys]).astype(float)
-    _, _, stored = store.load_part(store.result_dir(planned[0]), "private")["can"]
+    _, _, stored = results.load_part(results.result_dir(planned[0]), "private")["can"]
     fine = export.fit_maps(np.array(stored), (48, 64)).astype(float)
     assert np.isfinite(rough).all()
     ratio = rough.max() / fine.max()
@@ -279,7 +279,7 @@ def test_thresholded_images_follow_the_rule_on_validation_pixels(
         pixels = np.abs(held_out[:, ::4, ::4] - train.mean())  # what the method `bright` makes of an image
         above = float(rule) if stds is None else pixels.mean() + stds * pixels.std()
         values: set[int] = set()
-        keys, _, maps = store.load_part(store.result_dir(run), "private")[run.split]
+        keys, _, maps = results.load_part(results.result_dir(run), "private")[run.split]
         for key, fine in zip(keys, export.fit_maps(np.array(maps), (48, 64)), strict=True):
             shown = np.asarray(Image.open(BytesIO(members[f"mine/anomaly_images_thresholded/{key}.png"])))
             assert shown.dtype == np.uint8

@@ -11,22 +11,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from benchmarks.store import State
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from benchmarks import datasets, interference, params, runs, store
+from benchmarks import datasets, interference, params, results, runs, status
 from benchmarks.datasets.base import Dataset
 from benchmarks.execution import worker
 from benchmarks.interference import Probe
-from benchmarks.runs import Run
+from benchmarks.plan import Run
 from benchmarks.scoring import score
+from benchmarks.status import State
 from methods.base import InputError
 from reports import build, tables
 
 SETTINGS: dict[str, Any] = {"ratios": [0.3, 0.7], "patch": 0.25, "images": 5}
-pytestmark = pytest.mark.usefixtures("results")
+pytestmark = pytest.mark.usefixtures("results_folder")
 
 METHOD = '''
 """For tests: light is anomalous on what is dark, and dark on what is light; a blind one sees nothing."""
@@ -102,7 +102,7 @@ def expand(root: Path, **changes: Any) -> list[Run]:
 def execute(planned: list[Run]) -> None:
     for run in planned:
         worker.execute(run, "cpu", 1, 1.0)
-        store.collect(run)
+        status.collect(run)
 
 
 def report(folder: Path) -> Path:
@@ -113,14 +113,14 @@ def report(folder: Path) -> Path:
         if re.search("from: (protocols|interference|composites)", path.read_text()):
             (specs / path.name).write_bytes(path.read_bytes())
     # The images are noise, so that no method tells their anomalies from it.
-    return build.build(store.RESULTS, folder / "build", specs, allow={"collapsed": "the images are noise"}).parent
+    return build.build(results.RESULTS, folder / "build", specs, allow={"collapsed": "the images are noise"}).parent
 
 
 def scored(planned: list[Run]) -> pd.DataFrame:
     rows = []
     for group in dict.fromkeys(run.group for run in planned):
         score.score_group(group, [run for run in planned if run.group == group], ["default"])
-        rows.append(pd.read_csv(store.RESULTS / "interference" / f"{group}.csv"))
+        rows.append(pd.read_csv(results.RESULTS / "interference" / f"{group}.csv"))
     return pd.concat(rows)
 
 
@@ -241,10 +241,10 @@ def test_a_changed_image_of_another_category_makes_a_run_stale_by_its_probes_alo
 def test_a_damaged_file_of_probes_makes_its_run_stale_and_is_named(plain_root: Path, seeing: None, name: str) -> None:
     run, *_ = planned = expand(plain_root)
     execute(planned[:1])
-    assert store.status(run).state is State.DONE
-    path = store.result_dir(run) / "interference" / name
+    assert status.read_status(run).state is State.DONE
+    path = results.result_dir(run) / "interference" / name
     path.write_bytes(path.read_bytes()[:-5])
-    state, reason = store.status(run)
+    state, reason = status.read_status(run)
     assert state is State.STALE
     assert name in reason
 
@@ -258,7 +258,7 @@ def test_every_variant_protocol_and_seed_sees_the_same_probes(plain_root: Path, 
     execute(planned)
     stored: dict[str, list[Any]] = {"dark": [], "light": []}
     for run in planned:
-        for category, of_probes in store.load_part(store.result_dir(run), "interference").items():
+        for category, of_probes in results.load_part(results.result_dir(run), "interference").items():
             stored[category].append(of_probes)
     for found in stored.values():
         assert len(found) == 8
@@ -274,10 +274,10 @@ def test_every_variant_protocol_and_seed_sees_the_same_probes(plain_root: Path, 
 def test_probes_leave_the_predictions_of_test_images_as_they_are(plain_root: Path, seeing: None) -> None:
     run, *_ = planned = expand(plain_root, protocols=["multi_class"])
     execute(planned)
-    _, with_probes = store.load(store.result_dir(run))
+    _, with_probes = results.load(results.result_dir(run))
     execute(expand(plain_root, protocols=["multi_class"], interference=None))
-    record, without = store.load(store.result_dir(run))
-    assert "interference" not in record and store.load_part(store.result_dir(run), "interference") == {}
+    record, without = results.load(results.result_dir(run))
+    assert "interference" not in record and results.load_part(results.result_dir(run), "interference") == {}
     for category, (keys, scores, maps) in without.items():
         assert keys == with_probes[category][0]
         np.testing.assert_array_equal(scores, with_probes[category][1])

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks.store import State
 from rich.console import Console
 
-from benchmarks import executors, params, runs, store
+from benchmarks import fingerprint, params, results, runs, status
 from benchmarks.execution import driver, forecast, job, monitor, worker
+from benchmarks.execution.executors import slurm as executors
 from benchmarks.params import Executor, Params
-from benchmarks.runs import Run
+from benchmarks.plan import Run
+from benchmarks.status import State
 from methods.base import InputError
 
 SHORT_OF_MEMORY = '''
@@ -68,8 +69,8 @@ def expand(toy_root: Path, own_methods: Path) -> Callable[..., list[Run]]:
 def execute(run: Run) -> dict[str, Any]:
     """Its record, after it was carried out in this process."""
     worker.execute(run, "cpu", 1, 1.0)
-    store.collect(run)
-    return store.load(store.result_dir(run))[0]
+    status.collect(run)
+    return results.load(results.result_dir(run))[0]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +86,7 @@ def execute(run: Run) -> dict[str, Any]:
     ],
 )
 def test_a_job_finds_its_run_as_it_was_planned(expand: Callable[..., list[Run]], changes: dict[str, Any]) -> None:
-    assert [runs.changed_parts(run) for run in expand(**changes)[:2]] == [[], []][: len(expand(**changes))]
+    assert [fingerprint.changed_parts(run) for run in expand(**changes)[:2]] == [[], []][: len(expand(**changes))]
 
 
 def test_a_job_refuses_a_method_that_was_edited_since(expand: Callable[..., list[Run]], own_methods: Path) -> None:
@@ -94,7 +95,7 @@ def test_a_job_refuses_a_method_that_was_edited_since(expand: Callable[..., list
     path.write_text(path.read_text().replace("::4", "::8"))
     with pytest.raises(InputError, match="changed since this run was planned: method code"):
         execute(run)
-    assert store.status(run).state is State.FAILED
+    assert status.read_status(run).state is State.FAILED
 
 
 def test_a_job_that_does_not_see_the_project_says_so(expand: Callable[..., list[Run]], tmp_path: Path) -> None:
@@ -109,7 +110,7 @@ def test_prediction_is_repeated_with_a_smaller_batch_where_a_gpu_is_short_of_mem
     (run, _) = expand(methods=["greedy"], hyper_parameters={"batch": 4})
     record = execute(run)
     assert record["provenance"]["predict_batch"] == 4
-    scores = store.load(store.result_dir(run))[1]["cog"][1]
+    scores = results.load(results.result_dir(run))[1]["cog"][1]
     assert scores.tolist() == list(range(len(scores)))
 
 
@@ -117,7 +118,7 @@ def test_a_second_shortage_of_memory_fails_the_run(expand: Callable[..., list[Ru
     (run, _) = expand(methods=["greedy"], hyper_parameters={"batch": 1})
     with pytest.raises(torch.OutOfMemoryError):
         execute(run)
-    assert store.status(run) == (State.FAILED, "OutOfMemoryError: CUDA out of memory")
+    assert status.read_status(run) == (State.FAILED, "OutOfMemoryError: CUDA out of memory")
 
 
 def test_a_shortage_of_memory_in_training_is_never_met_with_another_batch_size(
@@ -130,38 +131,38 @@ def test_a_shortage_of_memory_in_training_is_never_met_with_another_batch_size(
 
 def test_a_claimed_run_belongs_to_the_last_process_that_claimed_it(expand: Callable[..., list[Run]]) -> None:
     run = expand()[0]
-    first = store.Claim(run)
+    first = status.Claim(run)
     first.say("running", done=1)
-    second = store.Claim(run)
-    with pytest.raises(store.Superseded):
+    second = status.Claim(run)
+    with pytest.raises(status.Superseded):
         first.say("running", done=2)
-    with pytest.raises(store.Superseded):
+    with pytest.raises(status.Superseded):
         first.say("failed", error="too late")
     second.say("running", done=3)
-    assert store.read_report(run)["done"] == 3
+    assert status.read_report(run)["done"] == 3
 
 
 def test_a_process_whose_run_was_claimed_by_another_stores_nothing(
     expand: Callable[..., list[Run]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = expand()[0]
-    monkeypatch.setattr(worker, "_refuse_drift", lambda run: store.Claim(run))  # another one, meanwhile
-    with pytest.raises(store.Superseded):
+    monkeypatch.setattr(worker, "_refuse_drift", lambda run: status.Claim(run))  # another one, meanwhile
+    with pytest.raises(status.Superseded):
         execute(run)
-    assert store.status(run).state is State.RUNNING
-    assert not (store.scratch_dir(run) / "result").exists()
+    assert status.read_status(run).state is State.RUNNING
+    assert not (results.scratch_dir(run) / "result").exists()
 
 
 def test_attempts_and_times_add_up_until_the_run_fails(expand: Callable[..., list[Run]]) -> None:
     run = expand()[0]
-    store.report_job(run, "queued", "7", attempts=2, elapsed=100.0, waited=30.0)
-    os.utime(store.scratch_dir(run) / "status.json", (0, store.touched_at(run) - 50))
-    claim = store.Claim(run, job="7", node="n")
+    status.report_job(run, "queued", "7", attempts=2, elapsed=100.0, waited=30.0)
+    os.utime(results.scratch_dir(run) / "status.json", (0, status.touched_at(run) - 50))
+    claim = status.Claim(run, job="7", node="n")
     assert claim.facts["attempts"] == 3
     assert 100 <= claim.elapsed < 110
     assert 80 <= claim.facts["waited"] < 90
     claim.say("failed", error="why")
-    assert store.Claim(run).facts["attempts"] == 1
+    assert status.Claim(run).facts["attempts"] == 1
 
 
 def test_another_host_is_alive_while_it_touches_its_status_whatever_its_clock_says(
@@ -170,13 +171,13 @@ def test_another_host_is_alive_while_it_touches_its_status_whatever_its_clock_sa
     run = expand()[0]
     here = socket.gethostname()
     monkeypatch.setattr(socket, "gethostname", lambda: "elsewhere")
-    store.report(run, "running")
+    status.report(run, "running")
     monkeypatch.setattr(socket, "gethostname", lambda: here)
     monkeypatch.setattr("time.time", lambda: 0.0)
-    assert store.status(run).state is State.RUNNING
-    touched = store.touched_at(run)
-    os.utime(store.scratch_dir(run) / "status.json", (0, touched - store.SILENT_SECONDS - 5))
-    assert store.status(run).state is State.MISSING
+    assert status.read_status(run).state is State.RUNNING
+    touched = status.touched_at(run)
+    os.utime(results.scratch_dir(run) / "status.json", (0, touched - status.SILENT_SECONDS - 5))
+    assert status.read_status(run).state is State.MISSING
 
 
 def test_each_run_on_a_machine_gets_a_gpu_of_its_own(
@@ -186,7 +187,7 @@ def test_each_run_on_a_machine_gets_a_gpu_of_its_own(
     suite = expand(methods=["rd"], hyper_parameters={"teacher": "test_resnet.untrained", "image_size": 64})
     monkeypatch.setattr(executors, "_gpus", lambda: ["3", "7"])
     driver.launch(suite, Executor(device="cuda", threads=1), Console(quiet=True))
-    reasons = " ".join(store.status(run).reason for run in suite)
+    reasons = " ".join(status.read_status(run).reason for run in suite)
     assert "CUDA_VISIBLE_DEVICES='3'" in reasons
     assert "CUDA_VISIBLE_DEVICES='7'" in reasons
 
@@ -196,10 +197,10 @@ def test_a_gpu_with_a_run_of_an_earlier_driver_is_leased_last(
 ) -> None:
     suite = expand(methods=["rd"], hyper_parameters={"teacher": "test_resnet.untrained", "image_size": 64})
     monkeypatch.setattr(executors, "_gpus", lambda: ["0", "1"])
-    store.report(suite[0], "running", gpu="0")  # by this process, which lives
+    status.report(suite[0], "running", gpu="0")  # by this process, which lives
     local = executors.Local(Executor(device="cuda"))
     assert local.start(suite[1:], suite[:1]) == suite[1:]
-    assert store.read_report(suite[1])["gpu"] == "1"
+    assert status.read_report(suite[1])["gpu"] == "1"
     local.interrupt()
 
 
@@ -207,15 +208,15 @@ def test_a_process_that_was_killed_is_noticed_and_its_run_fails_with_the_reason(
     expand: Callable[..., list[Run]],
 ) -> None:
     run = expand()[0]
-    store.report(run, "running", pid=os.getpid())
-    path = store.scratch_dir(run) / "status.json"
+    status.report(run, "running", pid=os.getpid())
+    path = results.scratch_dir(run) / "status.json"
     path.write_text(path.read_text().replace(f'"pid": {os.getpid()}', f'"pid": {2**22 + 1}'))
     mourner = driver._Mourner()
     assert mourner.buried([run]) == [], "one observation is no proof"
     mourner.due = 0
     assert mourner.buried([run]) == [run]
-    assert store.status(run).state is State.FAILED
-    assert "killed, or out of memory" in store.status(run).reason
+    assert status.read_status(run).state is State.FAILED
+    assert "killed, or out of memory" in status.read_status(run).reason
 
 
 def test_a_run_that_ended_while_its_driver_started_is_not_launched_again(
@@ -245,7 +246,7 @@ def test_a_run_that_ends_as_soon_as_it_is_submitted_is_submitted_once(
     def submit(self: executors.Slurm, part: list[Run], total: int) -> None:
         submitted.extend(part)
         worker.execute(part[0], "cpu", 1, 1.0)
-        store.report_job(part[1], "failed", "7_1", error="at once")
+        status.report_job(part[1], "failed", "7_1", error="at once")
 
     monkeypatch.setattr(executors.Slurm, "_submit", submit)
     monkeypatch.setattr(executors, "_call", lambda *command: "")
@@ -256,9 +257,9 @@ def test_a_run_that_ends_as_soon_as_it_is_submitted_is_submitted_once(
 def test_a_finished_run_is_not_carried_out_again_by_a_job_that_comes_late(expand: Callable[..., list[Run]]) -> None:
     run = expand()[0]
     worker.execute(run, "cpu", 1, 1.0)
-    before = store.touched_at(run)
+    before = status.touched_at(run)
     worker.execute(run, "cpu", 1, 1.0)
-    assert store.touched_at(run) == before
+    assert status.touched_at(run) == before
 
 
 @pytest.mark.parametrize(("known", "again"), [(0, True), (1, False)])
@@ -268,7 +269,7 @@ def test_a_job_that_failed_before_its_process_was_started_again_is_not_to_blame(
     answers = {"squeue": "7_0|FAILED NonZeroExitCode\n", "scontrol": "JobId=9 ArrayJobId=7\n   Requeue=1 Restarts=1\n"}
     monkeypatch.setattr(executors, "_call", lambda *command: answers[command[0]])
     run = expand()[0]
-    store.report_job(run, "running", "7_0", node="left", restarts=known)
+    status.report_job(run, "running", "7_0", node="left", restarts=known)
     losses = executors.losses([run])
     assert losses is not None
     assert losses[run.fingerprint].again is again
@@ -285,7 +286,7 @@ def test_a_driver_that_takes_over_cancels_no_pending_job_whose_run_still_counts_
         return "7_0|PENDING Resources\n" if command[0] == "squeue" else ""
 
     monkeypatch.setattr(executors, "_call", call)
-    store.report_job(expand()[0], state, "7_0", node="left", error="why")
+    status.report_job(expand()[0], state, "7_0", node="left", error="why")
     executors._recover()
     assert (("scancel", "7_0") in calls) is cancelled
 
@@ -317,9 +318,9 @@ def test_a_forecast_is_the_mean_of_earlier_records_and_says_what_it_does_not_kno
         execute(run)
     pending = suite[2:]
     cost = forecast.forecast(pending)
-    seconds = [store.load(store.result_dir(run))[0]["provenance"]["wall_seconds"] for run in suite[:2]]
+    seconds = [results.load(results.result_dir(run))[0]["provenance"]["wall_seconds"] for run in suite[:2]]
     assert cost.hours * 3600 == pytest.approx(sum(seconds))
-    assert cost.bytes == sum(p.stat().st_size for run in suite[:2] for p in store.result_dir(run).iterdir())
+    assert cost.bytes == sum(p.stat().st_size for run in suite[:2] for p in results.result_dir(run).iterdir())
     assert cost.unknown == ["dim-toy-one_class"]
     said = " ".join(forecast.sentences(pending, Executor(device="cpu")))
     assert "2 runs: about" in said
@@ -328,9 +329,9 @@ def test_a_forecast_is_the_mean_of_earlier_records_and_says_what_it_does_not_kno
 
 def test_a_row_tells_of_a_run_at_work_what_its_process_reported(expand: Callable[..., list[Run]]) -> None:
     run, other = expand()
-    claim = store.Claim(run)
+    claim = status.Claim(run)
     claim.say("running", phase="fit", done=3, total=10, terms={"loss": 0.5}, left=70.0)
-    log = store.scratch_dir(run) / "log"
+    log = results.scratch_dir(run) / "log"
     log.mkdir()
     (log / "1_0_log.out").write_text("first\nthe last line\n\n")
     row, idle = monitor.rows([run, other])
@@ -349,9 +350,9 @@ def test_a_row_tells_of_a_run_at_work_what_its_process_reported(expand: Callable
 def test_a_collected_run_keeps_the_end_of_its_log(expand: Callable[..., list[Run]]) -> None:
     run, _ = expand()
     worker.execute(run, "cpu", 1, 1.0)
-    log = store.scratch_dir(run) / "log"
+    log = results.scratch_dir(run) / "log"
     log.mkdir()
     (log / "1_0_log.out").write_text("".join(f"line {i}\n" for i in range(100)))
-    store.collect(run)
-    assert (store.result_dir(run) / "log.txt").read_text().splitlines() == [f"line {i}" for i in range(60, 100)]
-    assert store.status(run).state is State.DONE
+    status.collect(run)
+    assert (results.result_dir(run) / "log.txt").read_text().splitlines() == [f"line {i}" for i in range(60, 100)]
+    assert status.read_status(run).state is State.DONE

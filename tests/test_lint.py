@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks import cli, store
+from benchmarks import cli, results
 from methods.base import InputError
 from reports import build, lint, published, tables
 from reports.lint import Finding
@@ -151,7 +151,7 @@ def test_a_reason_that_excuses_nothing_is_refused(allow: dict[str, str], said: s
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project whose only run collapsed."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(store, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(build, "read_specs", lambda *_: [])  # no table or figure, to be quick
     group = tmp_path / "results" / "predictions" / "rd-toy-one_class" / "bolt-seed0"
     group.mkdir(parents=True)

@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from benchmarks import params, runs
-from benchmarks.runs import Run
+from benchmarks.execution.fit_predict import random_seed
+from benchmarks.plan import Run
+from benchmarks.sources import sources
 from methods.base import InputError
 
 
@@ -55,7 +57,7 @@ def test_seeds_and_fingerprints_do_not_depend_on_what_else_runs(expand: Callable
     alone = expand(methods=["dim"], protocols=["one_class"], seeds=[1])
     among = {run.name: run for run in expand(seeds=[1, 0])}
     assert [among[run.name] for run in alone] == alone
-    assert [among[run.name].random_seed for run in alone] == [run.random_seed for run in alone]
+    assert [random_seed(among[run.name]) for run in alone] == [random_seed(run) for run in alone]
 
 
 def test_one_category_more_leaves_the_runs_of_the_others_as_they_are(expand: Callable[..., list[Run]]) -> None:
@@ -84,7 +86,7 @@ def test_an_edited_comment_or_docstring_makes_no_run_stale(expand: Callable[...,
 
 def test_a_module_that_a_method_imports_is_part_of_its_code(own_methods: Path) -> None:
     (own_methods / "dim.py").write_text("from methods.bright import Bright")
-    assert {"methods.dim", "methods.bright", "methods.base"} <= set(runs.sources("methods.dim"))
+    assert {"methods.dim", "methods.bright", "methods.base"} <= set(sources("methods.dim"))
 
 
 @pytest.mark.parametrize(
@@ -148,7 +150,7 @@ def test_a_changed_file_in_a_folder_that_a_hyper_parameter_names_makes_its_runs_
         ({"variants": {"dim": {"method": "dim", "scales": 2}}}, "did you mean 'scale'"),
         (
             {"hyper_parameters": {"scal": 2.0}},
-            "no method of the suite has the hyper-parameter 'scal'; did you mean 'scale'",
+            "no method of the suite has the hyper-parameter 'scal'; Did you mean 'scale'",
         ),
         ({"datasets": ["toi"]}, "Did you mean 'toy'"),
         ({"protocols": ["one_clas"]}, "one_class"),

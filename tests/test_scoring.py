@@ -5,18 +5,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from benchmarks.store import State
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from benchmarks import datasets, params, runs, store
+from benchmarks import datasets, params, results, runs, status
 from benchmarks.datasets._files import read_image
 from benchmarks.execution import worker
-from benchmarks.runs import Run
+from benchmarks.plan import Run
 from benchmarks.scoring import artifacts, score, summary
+from benchmarks.status import State
 from methods.base import InputError
 
-pytestmark = pytest.mark.usefixtures("results")
+pytestmark = pytest.mark.usefixtures("results_folder")
 
 
 def expand(root: Path, protocol: str = "multi_class", dataset: str = "toy", seeds: tuple[int, ...] = (0,)) -> list[Run]:
@@ -29,7 +29,7 @@ def expand(root: Path, protocol: str = "multi_class", dataset: str = "toy", seed
 
 def execute(run: Run) -> None:
     worker.execute(run, "cpu", 1, 1.0)
-    store.collect(run)
+    status.collect(run)
 
 
 def scored(run: Run, *conventions: str) -> pd.DataFrame:
@@ -45,7 +45,7 @@ def test_every_prediction_is_stored_under_the_key_of_its_image(toy_root: Path, o
     (run,) = expand(toy_root)
     execute(run)
     dataset = datasets.load("toy", toy_root)
-    _, predictions = store.load(store.result_dir(run))
+    _, predictions = results.load(results.result_dir(run))
     paths = {item.key: item.image for c in dataset.categories for item in dataset.items(c, "test")}
     train = [item.image for c in dataset.categories for item in dataset.items(c, "train")]
     mean = np.mean([read_image(path).float().mean().item() for path in train])
@@ -59,7 +59,7 @@ def test_every_prediction_is_stored_under_the_key_of_its_image(toy_root: Path, o
 def test_the_record_says_how_the_numbers_were_made(toy_root: Path, own_methods: Path) -> None:
     (run,) = expand(toy_root)
     execute(run)
-    record, _ = store.load(store.result_dir(run))
+    record, _ = results.load(results.result_dir(run))
     assert record["hyper_parameters"] == {"scale": 1.0}
     assert record["data"]["train"] == 24
     assert {"created", "git_commit", "git_dirty", "host", "device", "versions", "peak_memory_bytes"} <= set(
@@ -72,7 +72,7 @@ def test_rows_equal_scikit_learn_on_each_kind_of_anomaly(toy_root: Path, own_met
     execute(run)
     rows = scored(run).set_index(["category", "subset", "metric"])
     dataset = datasets.load("toy", toy_root)
-    _, predictions = store.load(store.result_dir(run))
+    _, predictions = results.load(results.result_dir(run))
     keys, scores, maps = predictions["cog"]
     items = {item.key: item for item in dataset.items("cog", "test")}
     truths = [dataset.truth(items[key]) for key in keys]
@@ -128,7 +128,7 @@ def test_details_name_the_cells_worst_images_and_hold_the_curve_that_spro_is_the
     execute(run)
     rows = scored(run, "default", "loco").set_index(["category", "subset", "metric"])
     stem = artifacts.folder(run.group) / "cog-seed0"
-    found = store.read_json(stem.with_suffix(".json")) or {}
+    found = results.read_json(stem.with_suffix(".json")) or {}
     rising = sorted(found["images"], key=lambda image: image["score"])
     missed = [image["key"] for image in rising if image["anomalous"]][:2]
     false = [image["key"] for image in rising[::-1] if not image["anomalous"]][:2]
@@ -168,7 +168,7 @@ def test_an_unknown_convention_is_answered_with_those_there_are(toy_root: Path, 
 @pytest.mark.parametrize(
     ("edit", "says"),
     [
-        (("distance.mean().item()", 'float("nan")'), "3[0-9] scores and 0 pixels that are no finite number"),
+        (("distance.mean().item()", 'float("nan")'), "3[0-9] scores and 0 pixels that are not finite"),
         (("for sample in test:", "for sample in test[1:]:"), "gave 35 predictions for 36 images"),
         (("self.mean_ = ", "self.mean_ = None and "), "TypeError"),
     ],
@@ -181,31 +181,31 @@ def test_a_method_that_breaks_the_contract_fails_and_the_status_says_how(
     (run,) = expand(toy_root)
     with pytest.raises((ValueError, TypeError)):
         execute(run)
-    state, reason = store.status(run)
+    state, reason = status.read_status(run)
     assert state is State.FAILED
     assert pd.Series([reason]).str.contains(says).all(), reason
 
 
-def test_means_are_over_categories_within_a_seed_first(results: Path) -> None:
+def test_means_are_over_categories_within_a_seed_first(results_folder: Path) -> None:
     named = {"variant": "rd", "dataset": "toy", "protocol": "one_class", "subset": "all"}
     named |= {"metric": "image_auroc", "convention": "folder label"}
     values = ((0, "cog", 0.5), (0, "tray", 0.7), (1, "cog", 0.9))
     rows = [named | {"seed": seed, "category": category, "value": value} for seed, category, value in values]
-    (results / "scores").mkdir(parents=True)
-    pd.DataFrame(rows, columns=score.COLUMNS).to_csv(results / "scores" / "rd-toy-one_class.csv", index=False)
+    (results_folder / "scores").mkdir(parents=True)
+    pd.DataFrame(rows, columns=score.COLUMNS).to_csv(results_folder / "scores" / "rd-toy-one_class.csv", index=False)
     summary.write(["rd-toy-one_class"])
-    metrics = store.read_json(results / "metrics.json")
+    metrics = results.read_json(results_folder / "metrics.json")
     assert metrics == {"rd": {"toy": {"one_class": {"image_auroc": 0.75}}}}
 
 
 def test_one_run_is_scored_alone_as_in_its_group_and_nothing_is_written(
-    toy_root: Path, own_methods: Path, results: Path
+    toy_root: Path, own_methods: Path, results_folder: Path
 ) -> None:
     first, second = expand(toy_root, seeds=(0, 1))
     for run in (first, second):
         execute(run)
     alone = score.score_runs([second], ["default"])
-    assert not (results / "scores").exists()
+    assert not (results_folder / "scores").exists()
     score.score_group(first.group, [first, second], ["default"])
     together = summary.read_scores([first.group])
     order = ["category", "metric", "convention"]

@@ -20,9 +20,10 @@ import psutil
 import pytest
 from project import ROOT, Project
 
-from benchmarks import executors, runs, store
+from benchmarks import plan, results
+from benchmarks.execution.executors import slurm as executors
 from benchmarks.params import Executor
-from benchmarks.runs import Run
+from benchmarks.plan import Run
 
 CLUSTER = os.environ.get("PROCTOR_SLURM_SANDBOX")
 pytestmark = [
@@ -101,7 +102,7 @@ def reports(project: Project) -> dict[str, dict[str, Any]]:
     """The status of each run that has one, by its variant and seed, as in `worker 0`."""
     found = {}
     for path in project.folder.glob("results/scratch/*/status.json"):
-        report = store.read_json(path) or {}
+        report = results.read_json(path) or {}
         variant, seed = re.fullmatch(r"(\w+)-toy-one_class/cog-seed(\d+)", report["run"]).groups()
         found[f"{variant} {seed}"] = report
     return found
@@ -139,7 +140,7 @@ def record(project: Project, run: str = "worker 0") -> dict[str, Any]:
 def assert_undisturbed(project: Project, steps: int, run: str = "worker 0") -> None:
     """What is stored has the bits of an uninterrupted fit."""
     variant, seed = run.split()
-    random_seed = int(runs.digest(["toy", "one_class", "cog", int(seed)]), 16) % 2**31
+    random_seed = int(plan.digest(["toy", "one_class", "cog", int(seed)]), 16) % 2**31
     value = 0.0
     for step in range(steps):
         value += np.random.default_rng([random_seed, step]).standard_normal()
@@ -182,7 +183,7 @@ def test_an_exception_and_too_much_memory_and_scancel_leave_the_other_runs_going
     assert "exceeded memory limit" in output or "OUT_OF_MEMORY" in output
 
     project.params({"methods": ["raise", "worker"]})
-    project.run("proctor", "plan", "--write", "results/plan.json")
+    project.run("proctor", "plan", "--write")
     before = record(project)["provenance"]
     again = project.run("proctor", "retry", code=1)
     assert "start raise-" in again.stderr
@@ -306,7 +307,7 @@ def test_a_driver_killed_with_jobs_at_work_is_followed_by_one_that_attaches(proj
     wait_for(at_step(project, "worker 0", 2))
     driver.kill()
     driver.wait()
-    project.run("proctor", "plan", "--write", "results/plan.json")
+    project.run("proctor", "plan", "--write")
     rows = {row["run"]: row for row in json.loads(project.run("proctor", "status", "--json").stdout)}
     row = rows["worker-toy-one_class/cog-seed0"]
     assert row["state"] == "running"
@@ -409,7 +410,7 @@ def test_clocks_that_differ_between_hosts_do_no_harm(project: Project) -> None:
     project.params({"hyper_parameters": {"steps": 60}, "executor": EXECUTOR | {"slurm_setup": setup}})
     driver = project.start("proctor", "run")
     wait_for(at_step(project, "worker 0", 3))
-    project.run("proctor", "plan", "--write", "results/plan.json")
+    project.run("proctor", "plan", "--write")
     (row,) = json.loads(project.run("proctor", "status", "--json").stdout)
     assert row["state"] == "running"
     assert 0 < row["elapsed"] < 300

@@ -9,12 +9,12 @@ import torch
 from test_methods import create
 from test_scoring import expand, scored
 
-from benchmarks import datasets, params, protocols, runs, store
+from benchmarks import datasets, params, protocols, results, runs, status
 from benchmarks.execution import worker
 from benchmarks.scoring import evaluation
 from methods.base import Context, InputError, Method, Prediction, Sample
 
-pytestmark = pytest.mark.usefixtures("results")
+pytestmark = pytest.mark.usefixtures("results_folder")
 
 METRICS = {"image_auroc", "pixel_auroc", "pixel_ap", "aupro"}
 
@@ -22,11 +22,11 @@ METRICS = {"image_auroc", "pixel_auroc", "pixel_ap", "aupro"}
 def test_a_judge_agrees_with_the_scores_of_the_stored_predictions(toy_root: Path, own_methods: Path) -> None:
     (run,) = expand(toy_root)
     worker.execute(run, "cpu", 1, 1.0)
-    store.collect(run)
+    status.collect(run)
     rows = scored(run).query("subset == 'all'").groupby("metric")["value"].mean()
     dataset = datasets.load("toy", toy_root)
     (split,) = protocols.expand("multi_class", dataset)
-    _, predictions = store.load(store.result_dir(run))
+    _, predictions = results.load(results.result_dir(run))
     stored = [
         Prediction(float(value), torch.from_numpy(one.copy()))
         for _, scores, maps in predictions.values()

@@ -13,11 +13,12 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from benchmarks import executors, store
-from benchmarks.executors import Local, Loss, Slurm
+from benchmarks import results, status
+from benchmarks.execution.executors import slurm as executors
+from benchmarks.execution.executors.slurm import Local, Loss, Slurm
 from benchmarks.params import Executor
-from benchmarks.runs import Run
-from benchmarks.store import State
+from benchmarks.plan import Run
+from benchmarks.status import State
 
 POLL_SECONDS = 0.5
 QUEUE_SECONDS = 10  # between two questions to SLURM, which one driver asks for all runs together
@@ -29,20 +30,20 @@ def launch(runs: Sequence[Run], executor: Executor, console: Console) -> None:
     """Bring every run to DONE or FAILED. Runs that are at work already are waited for, not started twice.
 
     Raises:
-        store.Busy: another driver is at work here.
+        status.Busy: another driver is at work here.
         InputError: the cluster does not accept the runs.
     """
-    store.RESULTS.joinpath("scratch").mkdir(parents=True, exist_ok=True)
+    results.RESULTS.joinpath("scratch").mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(store.RESULTS / "scratch" / "launch.lock", timeout=LOCK_SECONDS):
+        with FileLock(results.RESULTS / "scratch" / "launch.lock", timeout=LOCK_SECONDS):
             if executor.name == "debug":
                 _launch_here(runs, executor, console)
             else:
                 _launch(runs, Slurm(executor) if executor.name == "slurm" else Local(executor), console)
     except Timeout:
-        raise store.Busy(
-            f"another proctor is launching runs in {store.RESULTS.resolve()}; wait for it, or stop it and start again "
-            "(`proctor status` shows what is at work)."
+        raise status.Busy(
+            f"another proctor is launching runs in {results.RESULTS.resolve()}; wait for it, or stop it and start "
+            "again (`proctor status` shows what is at work)."
         ) from None
 
 
@@ -51,7 +52,7 @@ def _launch_here(runs: Sequence[Run], executor: Executor, console: Console) -> N
 
     for run in runs:
         console.print(f"start {run.name}")
-        job = submitit.DebugExecutor(folder=store.scratch_dir(run) / "log").submit(
+        job = submitit.DebugExecutor(folder=results.scratch_dir(run) / "log").submit(
             worker.execute, run, executors.device(executor), executor.threads or os.cpu_count() or 1, executor.cache_gib
         )
         # Read before anything else: result() of a failed debug job opens a debugger.
@@ -62,7 +63,7 @@ def _launch(runs: Sequence[Run], cluster: Local | Slurm, console: Console) -> No
     at_work: list[Run] = []
     waiting: list[Run] = []
     for run in runs:
-        state = store.status(run).state
+        state = status.read_status(run).state
         if state is not State.DONE:  # it was not, when the caller looked, but may have ended since
             (at_work if state in (State.QUEUED, State.RUNNING) else waiting).append(run)
     mourner, parent = _Mourner(), _dvc()
@@ -71,12 +72,12 @@ def _launch(runs: Sequence[Run], cluster: Local | Slurm, console: Console) -> No
             while waiting or at_work:
                 begun = time.monotonic()
                 for run in list(at_work):
-                    if store.status(run).state in (State.DONE, State.FAILED):
+                    if status.read_status(run).state in (State.DONE, State.FAILED):
                         at_work.remove(run)
                         display.ended(run)
                 for run in mourner.buried(at_work):
                     at_work.remove(run)
-                    if store.status(run).state in (State.DONE, State.FAILED):
+                    if status.read_status(run).state in (State.DONE, State.FAILED):
                         display.ended(run)
                     else:
                         waiting.append(run)
@@ -88,7 +89,7 @@ def _launch(runs: Sequence[Run], cluster: Local | Slurm, console: Console) -> No
                     at_work.append(run)
                     display.started(run)
                 if parent and _is_gone(parent):
-                    raise store.Busy("the DVC that started this command is gone; another one attaches to the runs.")
+                    raise status.Busy("the DVC that started this command is gone; another one attaches to the runs.")
                 # Looking at hundreds of files on a busy file system takes its time; it may take a tenth of ours.
                 time.sleep(max(POLL_SECONDS, 9 * looked))
         except KeyboardInterrupt:
@@ -108,7 +109,7 @@ class _Mourner:
         """Those whose loss is certain by now, with their status files brought up to date."""
         if time.monotonic() < self.due:
             return []
-        of_slurm = any("job" in store.read_report(run) for run in at_work)
+        of_slurm = any("job" in status.read_report(run) for run in at_work)
         self.due = time.monotonic() + (QUEUE_SECONDS if of_slurm else POLL_SECONDS)
         losses = executors.losses(at_work)
         if losses is None:
@@ -124,11 +125,11 @@ class _Mourner:
         often = self.times[run.fingerprint] > TIMES_LOST
         state = "lost" if loss.again and not often else "failed"
         reason = f"{loss.reason}; that was the {TIMES_LOST + 1}th time" if often and loss.again else loss.reason
-        if job := store.read_report(run).get("job"):
+        if job := status.read_report(run).get("job"):
             executors.forget(job)
-            store.report_job(run, state, job, error=reason)
+            status.report_job(run, state, job, error=reason)
         else:
-            store.report(run, state, error=reason)
+            status.report(run, state, error=reason)
 
 
 def _dvc() -> psutil.Process | None:
@@ -140,7 +141,7 @@ def _dvc() -> psutil.Process | None:
 
 
 def _say_end(run: Run, error: object, console: Console) -> None:
-    state = store.status(run)
+    state = status.read_status(run)
     mark = "[green]done[/]" if error is None and state.state is State.DONE else "[red]failed[/]"
     console.print(f"{mark} {run.name} {state.reason}", highlight=False, soft_wrap=True)
 
@@ -184,11 +185,13 @@ class _Display:
         _say_end(run, None, self.console)
 
     def lost(self, run: Run) -> None:
-        self.console.print(f"[yellow]again[/] {run.name} {store.status(run).reason}", highlight=False, soft_wrap=True)
+        self.console.print(
+            f"[yellow]again[/] {run.name} {status.read_status(run).reason}", highlight=False, soft_wrap=True
+        )
 
     def refresh(self, at_work: Sequence[Run]) -> None:
         for run in at_work:
-            report = store.read_report(run)
+            report = status.read_report(run)
             if "phase" not in report:
                 continue
             if run.name not in self.rows:

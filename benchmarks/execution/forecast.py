@@ -7,9 +7,10 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
-from benchmarks import executors, store
+from benchmarks import results
+from benchmarks.execution.executors import slurm as executors
 from benchmarks.params import Executor
-from benchmarks.runs import Run
+from benchmarks.plan import Run
 
 
 class Forecast(NamedTuple):
@@ -58,6 +59,6 @@ def sentences(pending: Sequence[Run], executor: Executor) -> list[str]:
 
 
 def _records(group: str) -> list[tuple[Path, dict[str, Any]]]:
-    paths = sorted(store.group_dir(group).glob("*/record.json"))
-    found = [(path.parent, store.read_json(path) or {}) for path in paths]
+    paths = sorted(results.group_dir(group).glob("*/record.json"))
+    found = [(path.parent, results.read_json(path) or {}) for path in paths]
     return [(folder, record) for folder, record in found if "wall_seconds" in record.get("provenance", {})]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from submitit.helpers import DelayedSubmission
 
-from benchmarks import store
-from benchmarks.runs import Run
+from benchmarks import results, status
+from benchmarks.plan import Run
 from methods.base import InputError
 
 FRUITLESS_STOPS = 5
@@ -41,8 +41,8 @@ class Job:
             os.chdir(self.folder)
         except OSError as error:
             raise InputError(_unseen(self.folder, error)) from None
-        if not store.scratch_dir(self.run).is_dir():
-            raise InputError(_unseen(store.scratch_dir(self.run).absolute(), "it is not there"))
+        if not results.scratch_dir(self.run).is_dir():
+            raise InputError(_unseen(results.scratch_dir(self.run).absolute(), "it is not there"))
         if self.gpu is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = self.gpu
         self.begun = self._checkpoint_time()
@@ -65,13 +65,13 @@ class Job:
                 f"stopped {self.stops} times in a row before it had written a new checkpoint: its jobs are pre-empted "
                 "too soon, or `executor.minutes` is too short for the method."
             )
-        job = store.read_report(self.run).get("job")
+        job = status.read_report(self.run).get("job")
         if job:
-            store.report_job(self.run, "queued", job)
+            status.report_job(self.run, "queued", job)
         return DelayedSubmission(self)
 
     def _checkpoint_time(self) -> float:
-        path = store.checkpoint(self.run)
+        path = results.checkpoint(self.run)
         return path.stat().st_mtime if path.exists() else 0.0
 
 

@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from benchmarks import executors, store
-from benchmarks.runs import Run, Unsupported
-from benchmarks.store import State, Status
+from benchmarks import status
+from benchmarks.execution.executors import slurm as executors
+from benchmarks.plan import Run, Unsupported
+from benchmarks.status import State, Status
 
 COLUMNS = ("run", "state", "job", "node", "elapsed", "progress", "loss", "left", "last")
 AT_WORK = (State.RUNNING, State.QUEUED)
@@ -27,7 +28,7 @@ def rows(entries: Iterable[Run | Unsupported]) -> list[dict[str, Any]]:
     phase; `last`, the last line of the log.
     """
     listed = list(entries)
-    states = {e.name: store.status(e) for e in listed if isinstance(e, Run)}
+    states = {e.name: status.read_status(e) for e in listed if isinstance(e, Run)}
     lost = executors.losses([e for e in listed if isinstance(e, Run) and states[e.name].state in AT_WORK]) or {}
     found = []
     for entry in listed:
@@ -43,12 +44,12 @@ def rows(entries: Iterable[Run | Unsupported]) -> list[dict[str, Any]]:
 
 
 def _at_work(run: Run) -> dict[str, Any]:
-    report = store.read_report(run)
+    report = status.read_report(run)
     told = ("job", "node", "elapsed", "phase", "done", "total", "terms", "left")
     row: dict[str, Any] = {key: report[key] for key in told if key in report}
     row.setdefault("node", report.get("host"))
     if report.get("state") == "running" and "elapsed" in report:
-        since = store.silence(run)
+        since = status.silence(run)
         row["elapsed"] = round(report["elapsed"] + since, 1)
         if report.get("left") is not None:
             row["left"] = round(max(0.0, report["left"] - since), 1)
@@ -58,7 +59,7 @@ def _at_work(run: Run) -> dict[str, Any]:
 
 def last_line(run: Run) -> str:
     """The last line that a run's process has written, to either stream; empty if none."""
-    logs = sorted(store.log_dir(run).glob("*_log.*"), key=lambda path: path.stat().st_mtime)
+    logs = sorted(status.log_dir(run).glob("*_log.*"), key=lambda path: path.stat().st_mtime)
     for path in reversed(logs):
         with path.open("rb") as stream:
             stream.seek(max(0, path.stat().st_size - 2000))

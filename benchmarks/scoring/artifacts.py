@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from benchmarks import interference, store
+from benchmarks import interference, results
 from benchmarks.datasets.base import Dataset, Item, Truth, opaque_key
 from benchmarks.interference import Probe
 from benchmarks.metrics import detection, localization
@@ -22,7 +22,7 @@ EXTREMES = 2  # the anomalies that score lowest, and the normal images that scor
 
 
 def folder(group: str) -> Path:
-    return store.RESULTS / "details" / group
+    return results.RESULTS / "details" / group
 
 
 def write(
@@ -55,7 +55,7 @@ def write(
         for item, label, score in zip(items, labels, scores, strict=True)
     ]
     stem = f"{about['category']}-seed{about['seed']}"
-    store.write_json(
+    results.write_json(
         target / f"{stem}.json", {name: about[name] for name in names} | {"images": images, "curves": curves}
     )
     shown, extreme = _examples(items), _extremes(labels, scores)

@@ -19,11 +19,11 @@ from benchmarks.metrics import detection, localization
 from benchmarks.metrics.conventions import fit_masks
 from benchmarks.metrics.detection import UndefinedMetric
 from benchmarks.metrics.localization import GroundTruth
-from benchmarks.protocols import Split
-from methods.base import Judge, Prediction, Sample
+from benchmarks.protocols.base import Split
+from methods.base import Prediction, Sample, TestEvaluation
 
 
-def judge(dataset: Dataset, split: Split) -> Judge:
+def test_evaluation(dataset: Dataset, split: Split) -> TestEvaluation:
     """What measures a model on the split's test images, as means over categories.
 
     It gives image_auroc, pixel_auroc, pixel_ap, and aupro up to FPR 0.3. Masks are brought to the size of the maps,

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from benchmarks import datasets, interference, store
+from benchmarks import datasets, interference, results
 from benchmarks.datasets.base import Dataset, Item, Truth
 from benchmarks.interference import Probe
 from benchmarks.metrics import detection, localization
 from benchmarks.metrics.conventions import CONVENTIONS, Convention, fit_maps, fit_masks
 from benchmarks.metrics.detection import UndefinedMetric
 from benchmarks.metrics.localization import GroundTruth
-from benchmarks.runs import Run
+from benchmarks.plan import Run
 from benchmarks.scoring import artifacts
 from methods.base import InputError
 
@@ -37,7 +37,7 @@ class Cell(NamedTuple):
     """One result: what its rows say of it, and what was predicted."""
 
     about: dict[str, Any]
-    keys: list[str]
+    keys: Sequence[str]
     scores: np.ndarray  # (N,)
     maps: np.ndarray  # (N, h, w)
     probes: Cell | None = None  # the same of the category's probes, if any were made, but with maps of the first only
@@ -99,19 +99,18 @@ def _conventions(names: Sequence[str]) -> list[Convention]:
 
 
 def _write(folder: str, group: str, rows: list[dict[str, Any]], columns: list[str]) -> None:
-    target = store.RESULTS / folder / f"{group}.csv"
+    target = results.RESULTS / folder / f"{group}.csv"
     target.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(rows, columns=columns).to_csv(target, index=False)
 
 
 def _cells(run: Run) -> Iterator[Cell]:
-    folder = store.result_dir(run)
-    record, predictions = store.load(folder)
-    probes = store.load_part(folder, "interference")
+    folder = results.result_dir(run)
+    record, predictions = results.load(folder)
+    probes = results.load_part(folder, "interference")
     names = ("variant", "method", "dataset", "protocol", "seed", "selection", "fingerprint")
-    teacher = record.get("teacher")
-    about = {name: record[name] for name in names} | {
-        "teacher": f"{teacher['name']} ({teacher['pretraining']})" if teacher else "none",
+    about = {name: getattr(record, name) for name in names} | {
+        "teacher": record.teacher.title if record.teacher else "none",
         "record": str(folder / "record.json"),
     }
     for category, (keys, scores, maps) in predictions.items():

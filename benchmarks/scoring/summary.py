@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks import store
+from benchmarks import results
 from benchmarks.scoring import artifacts
 from methods.base import InputError
 
@@ -24,7 +24,7 @@ def read_scores(groups: Sequence[str]) -> pd.DataFrame:
     """
     tables = []
     for group in groups:
-        path = store.RESULTS / "scores" / f"{group}.csv"
+        path = results.RESULTS / "scores" / f"{group}.csv"
         if not path.is_file():
             raise InputError(f"{path} is not there: `dvc repro` makes it.")
         tables.append(pd.read_csv(path, keep_default_na=False, na_values={"value": ""}))
@@ -45,9 +45,9 @@ def write(groups: Sequence[str]) -> None:
     for row in means.to_dict("records"):
         protocols = metrics.setdefault(row["variant"], {}).setdefault(row["dataset"], {})
         protocols.setdefault(row["protocol"], {})[row["metric"]] = round(row["value"], 6)
-    store.write_json(store.RESULTS / "metrics.json", metrics)
+    results.write_json(results.RESULTS / "metrics.json", metrics)
 
-    plots = store.RESULTS / "plots"
+    plots = results.RESULTS / "plots"
     shutil.rmtree(plots, ignore_errors=True)
     plots.mkdir()
     means["group"] = means[GROUP].agg(" ".join, axis=1)
@@ -64,7 +64,7 @@ def write(groups: Sequence[str]) -> None:
 def _mean_curve(group: str, curve: str, axis: str) -> pd.DataFrame | None:
     """The mean over categories and seeds, on a grid that their curves can share; None where no cell has the curve."""
     grid = np.linspace(0, 1, 101)
-    cells = [store.read_json(path) or {} for path in sorted(artifacts.folder(group).glob("*.json"))]
+    cells = [results.read_json(path) or {} for path in sorted(artifacts.folder(group).glob("*.json"))]
     drawn = [cell["curves"][curve] for cell in cells if curve in cell["curves"]]
     if not drawn:
         return None

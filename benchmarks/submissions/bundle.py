@@ -20,7 +20,9 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from benchmarks import store
+from benchmarks import results
+from benchmarks.arrays import Predictions
+from benchmarks.records import Record as StoredRecord
 from benchmarks.scoring import summary
 from benchmarks.submissions.schema import FORMAT, MANIFEST, Manifest, Map, Record, Submission, Value, Weights, complaint
 from methods.base import InputError
@@ -51,7 +53,7 @@ def write(
     records = [record for record, _ in loaded]
     _refuse_mixed(folders, records)
     maps = [
-        (describe(record["seed"], key, float(score), one), one)
+        (describe(record.seed, key, float(score), one), one)
         for record, predictions in loaded
         for keys, scores, of_category in predictions.values()
         for key, score, one in zip(keys, scores, of_category, strict=True)
@@ -131,43 +133,43 @@ def record(
 
 
 def write_record(path: Path, entry: Record) -> None:
-    store.write_json(path, entry.model_dump(by_alias=True))
+    results.write_json(path, entry.model_dump(by_alias=True))
 
 
 def _folders(names: Sequence[str]) -> list[Path]:
     """The folders of runs, each once, in a fixed order."""
     found: set[Path] = set()
     for name in names:
-        folder = store.RESULTS / "predictions" / name.rstrip("/")
+        folder = results.RESULTS / "predictions" / name.rstrip("/")
         runs = {folder} if (folder / "record.json").is_file() else {p.parent for p in folder.glob("*/record.json")}
         if not runs:
             raise InputError(
-                f"There is no finished run {name!r} in {store.RESULTS / 'predictions'}. Name a group "
+                f"There is no finished run {name!r} in {results.RESULTS / 'predictions'}. Name a group "
                 "(VARIANT-DATASET-PROTOCOL) or a run (GROUP/SPLIT-seedK); `proctor status` lists them."
             )
         found |= runs
     return sorted(found)
 
 
-def _load(folder: Path) -> tuple[dict[str, Any], dict[str, tuple[list[str], np.ndarray, np.ndarray]]]:
+def _load(folder: Path) -> tuple[StoredRecord, dict[str, Predictions]]:
     try:
-        return store.load(folder)
+        return results.load(folder)
     except ValueError as error:
         raise InputError(f"{error}. Run `dvc repro` to make it again.") from None
 
 
-def _refuse_mixed(folders: Sequence[Path], records: Sequence[dict[str, Any]]) -> None:
+def _refuse_mixed(folders: Sequence[Path], records: Sequence[StoredRecord]) -> None:
     """A bundle is one experiment: only split and seed differ between its runs."""
     for name in ("variant", "method", "dataset", "protocol", "selection", "teacher", "compute", "hyper_parameters"):
         for folder, entry in zip(folders, records, strict=True):
-            if entry.get(name) != records[0].get(name):
+            if getattr(entry, name) != getattr(records[0], name):
                 raise InputError(
                     f"{folder.parent.name}/{folder.name} has another {name} than "
                     f"{folders[0].parent.name}/{folders[0].name}; a bundle is one experiment. Write two bundles."
                 )
 
 
-def _claims(group: str, records: Sequence[dict[str, Any]]) -> list[Value]:
+def _claims(group: str, records: Sequence[StoredRecord]) -> list[Value]:
     """The scored values of these runs.
 
     Raises:
@@ -176,11 +178,11 @@ def _claims(group: str, records: Sequence[dict[str, Any]]) -> list[Value]:
     rows = summary.read_scores([group])
     claims = []
     for entry in records:
-        of_run = rows[rows["fingerprint"] == entry["fingerprint"]]
-        if set(of_run["category"]) != set(entry["categories"]):
+        of_run = rows[rows["fingerprint"] == entry.fingerprint]
+        if set(of_run["category"]) != set(entry.categories):
             raise InputError(
-                f"{store.RESULTS}/scores/{group}.csv does not hold the stored run {entry['split']}-seed"
-                f"{entry['seed']}: `dvc repro` scores it."
+                f"{results.RESULTS}/scores/{group}.csv does not hold the stored run {entry.stem}: `dvc repro` scores "
+                "it."
             )
         for row in of_run[of_run["value"].notna()].to_dict("records"):
             claims.append(Value.model_validate({name: row[name] for name in Value.model_fields}))
@@ -189,19 +191,18 @@ def _claims(group: str, records: Sequence[dict[str, Any]]) -> list[Value]:
 
 def _manifest(
     about: dict[str, Any],
-    records: Sequence[dict[str, Any]],
+    records: Sequence[StoredRecord],
     claims: Sequence[Value],
     maps: Sequence[Map],
     weights: Sequence[Weights],
 ) -> Manifest:
     first = records[0]
-    parameters = first["hyper_parameters"]
+    parameters = first.hyper_parameters
     budget = {name: parameters[name] for name in ("epochs", "batch_size", "image_size") if name in parameters}
-    teacher = first.get("teacher")
     runs = [
-        {name: entry[name] for name in ("split", "seed", "fingerprint", "fingerprint_parts", "data")}
+        entry.model_dump(include={"split", "seed", "fingerprint", "fingerprint_parts", "data"})
         # The name of the host and of the job say nothing of the numbers, but may say something of the user.
-        | {"environment": {k: v for k, v in entry["provenance"].items() if k not in ("host", "job")}}
+        | {"environment": entry.provenance.model_dump(exclude={"host", "job"})}
         for entry in records
     ]
     try:
@@ -209,12 +210,12 @@ def _manifest(
             {
                 "format": "proctor-bundle",
                 "schema": 1,
-                "name": first["variant"],
+                "name": first.variant,
                 **about,
-                **{name: first[name] for name in ("method", "variant", "dataset", "protocol", "selection")},
-                "teacher": {name: teacher[name] for name in ("name", "pretraining")} if teacher else None,
-                "budget": budget | {"precision": first["compute"]["precision"]},
-                **{name: first[name] for name in ("hyper_parameters", "paper", "source", "deviations")},
+                **first.model_dump(include={"method", "variant", "dataset", "protocol", "selection"}),
+                "teacher": first.teacher.model_dump(include={"name", "pretraining"}) if first.teacher else None,
+                "budget": budget | {"precision": first.compute["precision"]},
+                **first.model_dump(include={"hyper_parameters", "paper", "source", "deviations"}),
                 "runs": runs,
                 "claims": claims,
                 "maps": maps,

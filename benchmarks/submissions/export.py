@@ -25,15 +25,15 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks import datasets, store
+from benchmarks import datasets, results, status
 from benchmarks.datasets._files import image_size
 from benchmarks.datasets.base import Item
 from benchmarks.datasets.mvtec_ad import MVTecAD
 from benchmarks.datasets.mvtec_ad_2 import MVTecAD2
 from benchmarks.datasets.mvtec_loco import MVTecLOCO
 from benchmarks.metrics.conventions import fit_maps
-from benchmarks.runs import Run
-from benchmarks.store import State
+from benchmarks.plan import Run
+from benchmarks.status import State
 from methods.base import InputError
 
 REFERENCE_RULE = "mean+3std"
@@ -58,7 +58,7 @@ def export(runs: Sequence[Run], out: Path, threshold: str = REFERENCE_RULE) -> i
     if out.exists():
         raise InputError(f"{out} exists already. Delete it, or choose another --out.")
     for run in runs:
-        state, reason = store.status(run)
+        state, reason = status.read_status(run)
         if state is not State.DONE:
             raise InputError(f"{run.name} is {state}{reason and f' ({reason})'}: `dvc repro` finishes it.")
     dataset = datasets.load(runs[0].dataset, runs[0].root, runs[0].categories)
@@ -81,7 +81,7 @@ def export(runs: Sequence[Run], out: Path, threshold: str = REFERENCE_RULE) -> i
 def _folder(dataset: MVTecAD | MVTecLOCO, runs: Sequence[Run], target: Path) -> int:
     count = 0
     for run in runs:
-        for category, (keys, _, maps) in store.load(store.result_dir(run))[1].items():
+        for category, (keys, _, maps) in results.load(results.result_dir(run))[1].items():
             for key, fitted in _native(dataset.items(category, "test"), keys, maps):
                 path = target / f"{key}.tiff"
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,14 +93,14 @@ def _folder(dataset: MVTecAD | MVTecLOCO, runs: Sequence[Run], target: Path) -> 
 def _archive(dataset: MVTecAD2, runs: Sequence[Run], target: Path, name: str, rule: str) -> int:
     if not name.endswith(".tar.gz"):
         raise InputError(f"--out is {name!r}; MVTec AD 2's server takes an archive: end it in .tar.gz.")
-    private = {run.name: store.load_part(store.result_dir(run), "private") for run in runs}
+    private = {run.name: results.load_part(results.result_dir(run), "private") for run in runs}
     _refuse_incomplete({key for part in private.values() for keys, _, _ in part.values() for key in keys})
     count, top = 0, name.removesuffix(".tar.gz")
     with tarfile.open(target, "w:gz") as tar:
         for run in runs:
-            record = store.load(store.result_dir(run))[0]
+            record = results.load(results.result_dir(run))[0]
             for category, (keys, _, maps) in private[run.name].items():
-                above = _threshold(rule, category, record["validation_pixels"].get(category))
+                above = _threshold(rule, category, record.validation_pixels.get(category))
                 # float16 has 11 bits from 6e-5 to 65504, and fewer below: a power of two, the same for the whole
                 # category, moves its maps there and changes no order.
                 shift = 15 - frexp(float(np.abs(maps).max()))[1]

@@ -22,8 +22,8 @@ import psutil
 import typer
 import yaml
 
-from benchmarks import executors
 from benchmarks.datasets import toy
+from benchmarks.execution.executors import slurm as executors
 
 ROOT = Path(__file__).parent.parent
 SLOTS = 8

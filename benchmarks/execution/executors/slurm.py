@@ -25,11 +25,11 @@ from typing import Any, NamedTuple
 import submitit
 from submitit.core.utils import FailedJobError
 
-from benchmarks import store
+from benchmarks import results, status
 from benchmarks.execution.job import Job
 from benchmarks.params import Executor
-from benchmarks.runs import Run, digest
-from benchmarks.store import State
+from benchmarks.plan import Run, digest
+from benchmarks.status import State
 from methods.base import InputError
 
 UNLIMITED_MINUTES = 60 * 24 * 365  # submitit ends a local job after two minutes unless it is told otherwise
@@ -78,16 +78,16 @@ class Local:
             Those that were started.
         """
         self.children = [job for job in self.children if not job.done()]  # asking is what buries a dead child
-        leased = [store.read_report(run).get("gpu") for run in at_work]
+        leased = [status.read_report(run).get("gpu") for run in at_work]
         started = list(waiting[: max(0, self.slots - len(at_work))])
         for run in started:
             gpu = min(self.gpus, key=leased.count, default=None)
             leased.append(gpu)
-            executor = submitit.LocalExecutor(folder=store.scratch_dir(run) / "log")
+            executor = submitit.LocalExecutor(folder=results.scratch_dir(run) / "log")
             executor.update_parameters(timeout_min=UNLIMITED_MINUTES)
             job = executor.submit(_job(run, self.executor, self.device, self.threads, gpu))
             # Until the job speaks for itself: a driver that takes over must not submit it again.
-            store.report(run, "running", pid=int(job.job_id), gpu=gpu)
+            status.report(run, "running", pid=int(job.job_id), gpu=gpu)
             self.children.append(job)
         return started
 
@@ -126,19 +126,19 @@ class Slurm:
         except (OSError, subprocess.SubprocessError, FailedJobError) as error:
             # A limit on jobs, or a controller that restarts: later, unless there is nothing to wait for.
             self.recovered, self.next_try = False, time.monotonic() + RETRY_SECONDS
-            if not at_work and all(store.status(run).state is not State.QUEUED for run in waiting):
+            if not at_work and all(status.read_status(run).state is not State.QUEUED for run in waiting):
                 raise InputError(
                     f"SLURM does not accept the runs: {_complaint(error)}. Correct `executor` in params.yaml, or start "
                     "again when the cluster answers."
                 ) from error
         # Of an array that could not be released, the runs are queued nevertheless.
-        return [run for run in waiting if run in accepted or store.status(run).state is State.QUEUED]
+        return [run for run in waiting if run in accepted or status.read_status(run).state is State.QUEUED]
 
     def _submit(self, runs: Sequence[Run], total: int) -> None:
         executor = self.executor.for_group(runs[0].group)
         threads = executor.threads or SLURM_THREADS
         cluster = submitit.SlurmExecutor(
-            folder=store.RESULTS / "scratch" / "slurm" / "%j",
+            folder=results.RESULTS / "scratch" / "slurm" / "%j",
             max_num_timeout=1000,  # a run may need many jobs; `Job.checkpoint` sees to it that each brings it on
             # A signal that comes before submitit can handle it would end the job: there is nothing to save yet.
             python=f"""sh -c 'trap "" USR2; exec "$0" "$@"' {executor.slurm_python or shlex.quote(sys.executable)}""",
@@ -164,7 +164,7 @@ class Slurm:
         with _outside_of_a_job():
             submitted = cluster.submit_array(jobs)
         for run, job in zip(runs, submitted, strict=True):
-            store.report_job(run, "queued", job.job_id)
+            status.report_job(run, "queued", job.job_id)
         _call("scontrol", "release", submitted[0].job_id.partition("_")[0])
 
     def interrupt(self) -> str:
@@ -200,9 +200,9 @@ def losses(runs: Sequence[Run]) -> dict[str, Loss] | None:
     jobs: dict[str, str] | None = None
     found: dict[str, Loss] = {}
     for run in runs:
-        report = store.read_report(run)
+        report = status.read_report(run)
         if "job" not in report:
-            if store.status(run).state is State.MISSING:
+            if status.read_status(run).state is State.MISSING:
                 found[run.fingerprint] = Loss(
                     "its process ended without a result: killed, or out of memory? It goes on from its last checkpoint",
                     False,
@@ -241,7 +241,7 @@ def _obituary(run: Run, report: dict[str, Any], state: str) -> str:
     where = f"job {report['job']} ended without a result (state: {state})"
     if report["state"] == "queued" and not report.get("attempts"):
         where += (
-            f", before it had written to {store.scratch_dir(run).absolute()}: do the nodes see this folder, and "
+            f", before it had written to {results.scratch_dir(run).absolute()}: do the nodes see this folder, and "
             "does `executor.slurm_python` start?"
         )
     hints = {"OUT_OF_MEMORY": "ask for more by `executor.memory_gib`", "CANCELLED": "by scancel"}
@@ -270,7 +270,7 @@ def _gpus() -> list[str]:
 
 def _name() -> str:
     """The name of all jobs that belong to this results folder."""
-    return f"proctor-{digest(str(store.RESULTS.resolve()))[:8]}"
+    return f"proctor-{digest(str(results.RESULTS.resolve()))[:8]}"
 
 
 def _call(*command: str) -> str:
@@ -301,7 +301,7 @@ def _recover() -> None:
     if queue is None:
         raise OSError("squeue does not answer")
     pending = {job: reason for job, reason in queue.items() if reason.startswith("PENDING")}
-    reports = (store.read_json(path) or {} for path in store.RESULTS.glob("scratch/*/status.json"))
+    reports = (results.read_json(path) or {} for path in results.RESULTS.glob("scratch/*/status.json"))
     # SLURM may have put a job back whose run was at work, or have started it since it was asked.
     known = {report["job"] for report in reports if "job" in report and report["state"] in ("queued", "running")}
     if unknown := sorted(set(pending) - known):

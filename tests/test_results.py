@@ -8,55 +8,56 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from benchmarks.store import State
 
-from benchmarks import store
-from benchmarks.runs import Run
+from benchmarks import results, status
+from benchmarks.arrays import Predictions
+from benchmarks.plan import Run
+from benchmarks.status import State
 
-pytestmark = pytest.mark.usefixtures("results")
+pytestmark = pytest.mark.usefixtures("results_folder")
 
 RUN = Run(
     variant="rd", method="rd", hyper_parameters={}, dataset="toy", root=None, categories=None, protocol="one_class",
     split="cog", seed=0, weights={}, compute={}, evaluate_every=0, fingerprint_parts={"method code": "1", "data": "2"},
 )  # fmt: skip
-PREDICTIONS = {"cog": (["cog/test/good/000", "cog/test/hole/000"], np.array([0.1, 0.9]), np.ones((2, 4, 4)))}
+PREDICTIONS = {"cog": Predictions(["cog/test/good/000", "cog/test/hole/000"], np.array([0.1, 0.9]), np.ones((2, 4, 4)))}
 
 
 def stored() -> Path:
-    store.save(RUN, PREDICTIONS, {"selection": "last"})
-    store.collect(RUN)
-    return store.result_dir(RUN)
+    results.save(RUN, PREDICTIONS, {"selection": "last"})
+    status.collect(RUN)
+    return results.result_dir(RUN)
 
 
 def edited() -> Run:
-    return Run(**{**RUN.__dict__, "fingerprint_parts": {"method code": "1", "data": "changed"}})
+    return RUN.model_copy(update={"fingerprint_parts": {"method code": "1", "data": "changed"}})
 
 
 def test_a_run_is_missing_until_it_is_saved_and_done_from_then_on() -> None:
-    assert store.status(RUN).state is State.MISSING
-    store.save(RUN, PREDICTIONS, {})
-    assert store.status(RUN).state is State.DONE
-    store.collect(RUN)
-    assert store.status(RUN).state is State.DONE
-    assert not store.scratch_dir(RUN).exists()
+    assert status.read_status(RUN).state is State.MISSING
+    results.save(RUN, PREDICTIONS, {})
+    assert status.read_status(RUN).state is State.DONE
+    status.collect(RUN)
+    assert status.read_status(RUN).state is State.DONE
+    assert not results.scratch_dir(RUN).exists()
 
 
 def test_what_is_saved_is_what_is_loaded() -> None:
-    record, predictions = store.load(stored())
+    record, predictions = results.load(stored())
     keys, scores, maps = predictions["cog"]
     assert keys == PREDICTIONS["cog"][0]
     np.testing.assert_array_equal(scores, np.float32(PREDICTIONS["cog"][1]))
     np.testing.assert_array_equal(maps, np.float32(PREDICTIONS["cog"][2]))
-    assert (record["variant"], record["fingerprint"]) == ("rd", RUN.fingerprint)
+    assert (record.variant, record.fingerprint) == ("rd", RUN.fingerprint)
 
 
 def test_a_stale_run_says_what_changed_and_keeps_its_old_result_until_the_new_one_is_whole() -> None:
     folder = stored()
-    assert store.status(edited()) == (State.STALE, "changed: data")
-    store.save(edited(), PREDICTIONS, {})
+    assert status.read_status(edited()) == (State.STALE, "changed: data")
+    results.save(edited(), PREDICTIONS, {})
     assert json.loads((folder / "record.json").read_text())["fingerprint"] == RUN.fingerprint
-    store.collect(edited())
-    assert store.status(edited()).state is State.DONE
+    status.collect(edited())
+    assert status.read_status(edited()).state is State.DONE
     assert json.loads((folder / "record.json").read_text())["fingerprint"] == edited().fingerprint
 
 
@@ -64,7 +65,7 @@ def test_a_stale_run_says_what_changed_and_keeps_its_old_result_until_the_new_on
 def test_a_truncated_prediction_file_makes_its_run_stale_and_is_named(name: str) -> None:
     path = stored() / name
     path.write_bytes(path.read_bytes()[:-5])
-    state, reason = store.status(RUN)
+    state, reason = status.read_status(RUN)
     assert state is State.STALE
     assert name in reason
 
@@ -72,19 +73,19 @@ def test_a_truncated_prediction_file_makes_its_run_stale_and_is_named(name: str)
 def test_a_record_that_is_cut_short_counts_as_missing() -> None:
     path = stored() / "record.json"
     path.write_text(path.read_text()[:40])
-    assert store.status(RUN).state is State.MISSING
+    assert status.read_status(RUN).state is State.MISSING
 
 
 def test_a_run_is_running_while_its_process_lives() -> None:
-    store.report(RUN, "running")
-    assert store.status(RUN).state is State.RUNNING
+    status.report(RUN, "running")
+    assert status.read_status(RUN).state is State.RUNNING
 
 
 def test_a_run_whose_process_is_gone_is_missing_and_says_so() -> None:
-    store.report(RUN, "running")
-    path = store.scratch_dir(RUN) / "status.json"
+    status.report(RUN, "running")
+    path = results.scratch_dir(RUN) / "status.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"pid": 2**22 + 1}))
-    assert store.status(RUN) == (
+    assert status.read_status(RUN) == (
         State.MISSING,
         "its process ended without a result; it resumes from its last checkpoint",
     )
@@ -92,9 +93,9 @@ def test_a_run_whose_process_is_gone_is_missing_and_says_so() -> None:
 
 def test_a_process_number_that_another_program_got_is_not_taken_for_the_run() -> None:
     started = psutil.Process().create_time() - 60
-    assert not store.alive({"host": socket.gethostname(), "pid": os.getpid(), "process_started": started}, silent=0)
+    assert not status.alive({"host": socket.gethostname(), "pid": os.getpid(), "process_started": started}, silent=0)
 
 
 def test_a_failed_run_says_why() -> None:
-    store.report(RUN, "failed", error="the reason")
-    assert store.status(RUN) == (State.FAILED, "the reason")
+    status.report(RUN, "failed", error="the reason")
+    assert status.read_status(RUN) == (State.FAILED, "the reason")

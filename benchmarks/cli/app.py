@@ -1,0 +1,70 @@
+"""The program `proctor`: its options, its output, and how it ends.
+
+Exit codes: 0 done, 1 a run or check failed, 2 bad input, 3 another proctor is at work here.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from benchmarks.status import Busy
+from methods.base import InputError
+
+app = typer.Typer(
+    help="A benchmark and reproducibility suite for teacher-student industrial anomaly detection.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+console = Console(stderr=True)
+
+VariantOption = Annotated[str | None, typer.Option("--variant", help="Only this variant.")]
+DatasetOption = Annotated[str | None, typer.Option("--dataset", help="Only this data set.")]
+ProtocolOption = Annotated[str | None, typer.Option("--protocol", help="Only this protocol.")]
+SplitOption = Annotated[str | None, typer.Option("--split", help="Only this split: a category, or `all`.")]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Only this seed.")]
+RecordsOption = Annotated[Path, typer.Option(help="Folder of the accepted submissions' records.")]
+RecordOption = Annotated[Path | None, typer.Option(help="Also write the record for the leaderboard there.")]
+DateOption = Annotated[str | None, typer.Option("--date", help="Of the record, YYYY-MM-DD; default: today.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def say(message: str) -> None:
+    """Print a message that may hold paths and names: nothing in it is markup, and no line is broken."""
+    console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+def wide_console() -> Console:
+    """Standard output; into a file or pipe, wide enough for every table."""
+    return Console(width=None if sys.stdout.isatty() else 200)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"proctor {version('proctor')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)] = False,
+) -> None:
+    """The options of the program itself."""
+
+
+def main() -> None:
+    """Entry point of `proctor`: bad input is reported without a traceback."""
+    try:
+        app(standalone_mode=True)
+    except InputError as error:
+        console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except Busy as error:
+        console.print(f"[bold red]busy:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(3)

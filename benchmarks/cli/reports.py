@@ -1,0 +1,92 @@
+"""Commands on the report and the leaderboard."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from benchmarks import params as parameters
+from benchmarks import results
+from benchmarks.cli.app import RecordsOption, app, say
+from methods.base import InputError
+
+BOARD = Path("leaderboard")
+
+
+@app.command()
+def report(
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 if there is a problem that is not allowed.")
+    ] = False,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND=REASON",
+            help="Or KIND:GROUP=REASON: no problem; printed under the tables. Adds to `allow` in params.yaml.",
+        ),
+    ] = None,
+) -> None:
+    """Build the tables, figures and the page under reports/build from what is scored, and check them."""
+    from reports import build, lint
+
+    of_suite = parameters.load().allow if Path("params.yaml").exists() else {}
+    reasons = of_suite | dict(entry.partition("=")[::2] for entry in allow or ())
+    try:
+        lint.check(reasons)
+    except ValueError as error:
+        raise InputError(f"`allow` in params.yaml, or --allow: {error}.") from None
+    problems: list[str] = []
+    page = build.build(results.RESULTS, Path("reports") / "build", allow=reasons, problems=problems)
+    say(f"The report is at {page}.")
+    if strict and problems:
+        say(
+            f"Problems, listed above and on the page: {len(problems)}. Mend them, or give each kind that may stay a "
+            "reason under `allow` in params.yaml."
+        )
+        raise typer.Exit(1)
+
+
+@app.command()
+def board(
+    check: Annotated[bool, typer.Option(help="Only check the records, as CI does.")] = False,
+    records: RecordsOption = BOARD / "records",
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for board.md and board.html.")] = BOARD / "build",
+) -> None:
+    """Render the board of accepted submissions; `--check` fails if a record is not valid."""
+    from reports import board as rendering
+
+    accepted = _accepted(records)
+    if check:
+        say(f"{len(accepted)} records, each valid.")
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "board.md").write_text(rendering.markdown(accepted))
+    (out / "board.html").write_text(rendering.page(accepted))
+    say(f"{out / 'board.html'} and board.md: {len(accepted)} submissions.")
+
+
+@app.command()
+def model_index(method: str, records: RecordsOption = BOARD / "records") -> None:
+    """Print the `model-index` block of a Hugging Face model card with a method's accepted submissions."""
+    from reports import board as rendering
+
+    found = rendering.model_index(_accepted(records), method)
+    if not found:
+        raise InputError(f"The board has no submission of method {method!r}; `proctor board` lists those it has.")
+    sys.stdout.write(yaml.safe_dump({"model-index": found}, sort_keys=False, allow_unicode=True))
+
+
+def _accepted(folder: Path) -> list[dict[str, Any]]:
+    """The records of the board, as JSON; ends the program if one is not valid."""
+    from benchmarks.submissions import leaderboard as accepted
+
+    found, problems = accepted.read(folder)
+    for problem in problems:
+        say(problem)
+    if problems:
+        raise typer.Exit(1)
+    return [record.model_dump(mode="json", by_alias=True) for record in found]

@@ -1,0 +1,60 @@
+"""Commands on scores: compute them, print them, summarise them."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from benchmarks import params as parameters
+from benchmarks import plan as plans
+from benchmarks import results
+from benchmarks import status as states
+from benchmarks.cli.app import SeedOption, SplitOption, app
+from benchmarks.schema import group_name
+from benchmarks.status import State
+from methods.base import InputError
+
+
+@app.command()
+def score(variant: str, dataset: str, protocol: str, split: SplitOption = None, seed: SeedOption = None) -> None:
+    """Score the stored predictions of one group; writes results/scores and results/details.
+
+    With --split or --seed, the tidy rows of the chosen runs alone are printed, and nothing is written.
+    """
+    from benchmarks.runs import expand
+    from benchmarks.scoring import score as scoring
+
+    values = parameters.load()
+    alone = split is not None or seed is not None
+    plan = plans.make("", expand(values)) if alone else plans.read(results.RESULTS)
+    chosen = plans.select(plan, variant=variant, dataset=dataset, protocol=protocol, split=split, seed=seed)
+    unfinished = [run.name for run in chosen.runs if states.read_status(run).state is not State.DONE]
+    if unfinished:
+        raise InputError(f"{len(unfinished)} runs are not finished, such as {unfinished[0]}: `proctor run` first.")
+    if alone:
+        sys.stdout.write(scoring.score_runs(chosen.runs, values.conventions).to_csv(index=False))
+    else:
+        scoring.score_group(group_name(variant, dataset, protocol), chosen.runs, values.conventions)
+
+
+@app.command()
+def scores(format: Annotated[str, typer.Option(help="csv, json or markdown.")] = "csv") -> None:
+    """Print every tidy row of the suite's scores (the columns are in results/README.md)."""
+    from benchmarks.scoring.summary import read_scores
+
+    rows = read_scores([group.name for group in plans.read(results.RESULTS).groups])
+    writers = {"csv": lambda: rows.to_csv(index=False), "json": lambda: rows.to_json(orient="records", indent=1),
+               "markdown": lambda: rows.to_markdown(index=False)}  # fmt: skip
+    if format not in writers:
+        raise InputError(f"--format is {format!r}; it may be {', '.join(writers)}.")
+    sys.stdout.write(str(writers[format]()).rstrip("\n") + "\n")
+
+
+@app.command()
+def summary() -> None:
+    """Write results/metrics.json and results/plots for `dvc metrics` and `dvc plots`."""
+    from benchmarks.scoring import summary as summaries
+
+    summaries.write([group.name for group in plans.read(results.RESULTS).groups])

@@ -1,0 +1,85 @@
+"""Commands on submissions: write, verify and export anomaly maps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks import plan as plans
+from benchmarks import results
+from benchmarks.cli.app import DateOption, JsonOption, RecordOption, app, say, wide_console
+
+
+@app.command()
+def export(
+    variant: str,
+    dataset: str,
+    protocol: str,
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder; for MVTec AD 2 a new archive, x.tar.gz.")],
+    seed: Annotated[int, typer.Option(help="Whose maps to take.")] = 0,
+    threshold: Annotated[
+        str, typer.Option(help="MVTec AD 2: mean+Kstd of validation pixels, or a number.")
+    ] = "mean+3std",
+) -> None:
+    """Write anomaly maps in the official layout of MVTec AD, MVTec LOCO or MVTec AD 2's server."""
+    from benchmarks.submissions import export as exporting
+
+    plan = plans.read(results.RESULTS)
+    runs = plans.select(plan, variant=variant, dataset=dataset, protocol=protocol, seed=seed).runs
+    count = exporting.export(runs, out, threshold)
+    say(f"{count} anomaly maps are in {out}.")
+
+
+@app.command()
+def bundle(
+    runs: Annotated[list[str], typer.Argument(help="Groups, or runs as `proctor status` names them; of one group.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The bundle to write, x.tar.gz.")],
+    licence: Annotated[str, typer.Option(help="Of maps and numbers: an SPDX identifier, such as CC-BY-4.0.")],
+    contact: Annotated[str, typer.Option(help="Whom to ask: an address or a page.")],
+    name: Annotated[str | None, typer.Option(help="Title of the submission; default: the variant.")] = None,
+    url: Annotated[str | None, typer.Option(help="A page about it.")] = None,
+    weights: Annotated[list[Path] | None, typer.Option(help="A .safetensors file to put in; may be repeated.")] = None,
+    record: RecordOption = None,
+    on: DateOption = None,
+) -> None:
+    """Write a submission that anyone can score again: maps, scores, claimed values and how they were made."""
+    from benchmarks.submissions import bundle as bundles
+
+    given = {"licence": licence, "contact": contact, "name": name, "url": url}
+    about = {field: value for field, value in given.items() if value is not None}
+    manifest, digest = bundles.write(out, runs, about, weights or ())
+    say(f"{out}: {len(manifest.maps)} maps, {len(manifest.claims)} claimed values")
+    say(f"SHA-256 {digest}")
+    if record:
+        bundles.write_record(record, bundles.record(manifest, out, digest, on))
+
+
+@app.command()
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="The bundle, x.tar.gz.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Root of your copy of the data set; default as for a suite.")
+    ] = None,
+    record: RecordOption = None,
+    on: DateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Recompute every claimed value of a bundle from its maps and your own copy of the data."""
+    from benchmarks.submissions import bundle as bundles
+    from benchmarks.submissions import verify as verification
+
+    report = verification.verify(bundle, data)
+    if as_json:
+        print(json.dumps(report.as_json(), indent=1))
+    else:
+        wide_console().print(verification.table(report))
+    for sentence in verification.verdict(report):
+        say(sentence)
+    if not report.agrees:
+        raise typer.Exit(1)
+    if record:
+        revision = verification.data_revision(report, data)
+        bundles.write_record(record, bundles.record(report.manifest, bundle, report.sha256, on, revision))

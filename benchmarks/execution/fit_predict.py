@@ -1,0 +1,203 @@
+"""From a run to its numbers: fit the method, predict the test images and all others that the run asks for.
+
+Part of every fingerprint, as is all that it imports: what changes here changes every run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic_core import to_jsonable_python
+
+import methods
+from benchmarks.arrays import Predictions
+from methods.base import Context, InputError, Method, Progress, Sample
+
+if TYPE_CHECKING:
+    from benchmarks.datasets.base import Dataset
+    from benchmarks.plan import Run
+    from benchmarks.protocols.base import Split
+
+
+class Outcome(NamedTuple):
+    """What a run gives.
+
+    Attributes:
+        predictions: of the test images, by category.
+        parts: of other images, by the name of their folder: see `benchmarks.results.save`.
+        record: entries of `record.json`.
+        timing: entries of its `provenance`.
+    """
+
+    predictions: dict[str, Predictions]
+    parts: dict[str, dict[str, Predictions]]
+    record: dict[str, Any]
+    timing: dict[str, Any]
+
+
+def random_seed(run: Run) -> int:
+    """Derived from what the run is, so that the order of runs never matters; the same for every variant."""
+    identity = json.dumps([run.dataset, run.protocol, run.split, run.seed], sort_keys=True)
+    return int(hashlib.blake2b(identity.encode(), digest_size=8).hexdigest(), 16) % 2**31
+
+
+def fit_and_predict(
+    run: Run,
+    dataset: Dataset,
+    split: Split,
+    *,
+    device: str,
+    cache: Path,
+    cache_gib: float,
+    checkpoint: Path,
+    progress: Callable[[Progress], None],
+) -> Outcome:
+    """Carry out a run.
+
+    Args:
+        cache: where images and teacher features of this data set are kept.
+        cache_gib: memory for teacher features.
+        checkpoint: where the fit saves its state, and from where it resumes.
+
+    Raises:
+        InputError: the method refuses the images, or a GPU's memory does not suffice for training.
+        ValueError: the method broke its contract.
+    """
+    context = Context(
+        seed=random_seed(run),
+        device=device,
+        **run.compute,
+        weights={name: Path(path) for name, path in run.weights.items()},
+        cache=cache,
+        cache_gib=cache_gib,
+        checkpoint=checkpoint,
+        evaluate_test=_test_evaluation(dataset, split) if run.evaluate_every else None,
+        evaluate_every=run.evaluate_every or 1,
+        progress=progress,
+    )
+    method = methods.create(run.method, **run.hyper_parameters)
+    train, validation = ([dataset.sample(item) for item in items] for items in (split.train, split.validation))
+    test = [dataset.sample(item) for items in split.test.values() for item in items]
+    started = time.perf_counter()
+    try:
+        method.fit(train, validation, context)
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"out of GPU memory in training: {error}. Ask for a larger GPU, or run fewer on each (`executor.jobs`). "
+            "A smaller batch would be another experiment: declare it as a variant."
+        ) from error
+    fitted = time.perf_counter()
+    scores, maps, predict_batch = predict(method, test, context)
+    predicted = time.perf_counter()
+    context = replace(context, predict_batch=predict_batch)
+    parts = {
+        "interference": _probes(run, method, dataset, split, context),
+        "private": _private(method, dataset, split, context),
+    }
+    record = {
+        "hyper_parameters": to_jsonable_python(asdict(method)),
+        "paper": method.paper,
+        "source": method.source,
+        "deviations": list(method.deviations),
+        "selection": "last",
+        "data": {"revision": dataset.revision(split.test), "train": len(train), "validation": len(validation)},
+        "compute": run.compute,
+        **method.record,
+    }
+    if parts["private"]:
+        record["validation_pixels"] = _validation_pixels(method, dataset, split, context)
+    timing = {
+        "predict_batch": predict_batch,
+        "fit_seconds": round(fitted - started, 3),
+        "predict_seconds": round(predicted - fitted, 3),
+        "test_images_per_second": round(len(test) / (predicted - fitted), 3),
+    }
+    return Outcome(_by_category(split, scores, maps), parts, record, timing)
+
+
+def predict(
+    method: Method, samples: Sequence[Sample], context: Context
+) -> tuple[NDArray[np.float32], NDArray[np.float32], int]:
+    """Scores (N,), anomaly maps (N, h, w), and the batch size: smaller than asked for where a GPU's memory is short.
+
+    Raises:
+        ValueError: the method broke its contract.
+    """
+    try:
+        predictions = list(method.predict(samples, context))
+    except torch.OutOfMemoryError:
+        context = replace(context, predict_batch=max(1, context.predict_batch // 4))
+        predictions = []
+    if not predictions:  # outside of the handler, whose traceback holds on to the tensors
+        torch.cuda.empty_cache()
+        predictions = list(method.predict(samples, context))
+    scores = np.array([prediction.score for prediction in predictions], np.float32)
+    maps = np.stack([prediction.anomaly_map.numpy() for prediction in predictions]).astype(np.float32)
+    finite = np.isfinite(scores).all() and np.isfinite(maps).all()
+    if len(predictions) != len(samples) or maps.ndim != 3 or not finite:
+        raise ValueError(
+            f"{type(method).__name__}.predict gave {len(predictions)} predictions for {len(samples)} images, maps of "
+            f"shape {maps.shape}, {(~np.isfinite(scores)).sum()} scores and {(~np.isfinite(maps)).sum()} pixels that "
+            "are not finite"
+        )
+    return scores, maps, context.predict_batch
+
+
+def _by_category(split: Split, scores: NDArray[np.float32], maps: NDArray[np.float32]) -> dict[str, Predictions]:
+    predictions, start = {}, 0
+    for category, items in split.test.items():
+        stop = start + len(items)
+        predictions[category] = Predictions([item.key for item in items], scores[start:stop], maps[start:stop])
+        start = stop
+    return predictions
+
+
+def _test_evaluation(dataset: Dataset, split: Split) -> Any:
+    from benchmarks.scoring import evaluation  # imports scipy and pandas, which few runs need
+
+    return evaluation.test_evaluation(dataset, split)
+
+
+def _probes(run: Run, method: Method, dataset: Dataset, split: Split, context: Context) -> dict[str, Predictions]:
+    """Predictions of the probes of cross-class interference, if the run has any."""
+    from benchmarks import interference
+
+    predictions = {}
+    for category in split.test if run.interference else ():
+        drawn = interference.probes(dataset, category, **run.interference or {})
+        scores, maps, _ = predict(method, [interference.sample(dataset, probe) for probe in drawn], context)
+        pasted = sum(probe.kind == "cut_paste" for probe in drawn)  # these come first; a mixture needs no map
+        predictions[category] = Predictions([probe.key for probe in drawn], scores, maps[:pasted].copy())
+    return predictions
+
+
+def _private(method: Method, dataset: Dataset, split: Split, context: Context) -> dict[str, Predictions]:
+    """Predictions of test images whose truth only a server knows."""
+    predictions = {}
+    for category in split.test:
+        if items := dataset.private(category):
+            scores, maps, _ = predict(method, [dataset.sample(item) for item in items], context)
+            predictions[category] = Predictions([item.key for item in items], scores, maps)
+    return predictions
+
+
+def _validation_pixels(
+    method: Method, dataset: Dataset, split: Split, context: Context
+) -> Mapping[str, Mapping[str, float]]:
+    """Of all pixels of a category's validation maps: mean and standard deviation, by which thresholds are set."""
+    statistics = {}
+    for category in split.test:
+        if held_out := [dataset.sample(item) for item in split.validation if item.category == category]:
+            _, maps, _ = predict(method, held_out, context)
+            mean, std = maps.mean(dtype=np.float64), maps.std(dtype=np.float64)
+            statistics[category] = {"images": len(held_out), "mean": float(mean), "std": float(std)}
+    return statistics

@@ -1,0 +1,106 @@
+"""The fingerprint of a run: hashes of everything that decides its numbers, and of nothing else.
+
+The code that counts is that of the method, of the data set, of the protocol and of what turns a method's answer into
+the stored numbers (`CODE`), each with every module of ours that it imports; with `evaluate_every` or `interference`
+also the code of these. Comments, docstrings, layout, citations and the texts of errors do not count, nor does what only
+schedules, reports or displays. docs/architecture.md states the rule.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+
+import methods
+from benchmarks import datasets, protocols
+from benchmarks.datasets.base import Dataset
+from benchmarks.plan import Run, digest
+from benchmarks.protocols.base import Split
+from benchmarks.sources import sources
+from methods.base import InputError, Method
+
+CODE = ("benchmarks.execution.fit_predict", "benchmarks.arrays")  # from a method's answer to the stored numbers
+
+
+class Shared:
+    """What the runs of a suite share, read once: data sets, their revisions and splits, code, teachers."""
+
+    def __init__(self) -> None:
+        self.dataset: Callable[..., Dataset] = cache(datasets.load)
+        self.splits: Callable[[str, Dataset, int], list[Split]] = cache(protocols.splits)
+        self.revision: Callable[[Dataset, tuple[str, ...]], str] = cache(lambda data, names: data.revision(names))
+        self.code: Callable[[str], str] = cache(lambda module: digest(sources(module)))
+        self.folder: Callable[[Path], str] = cache(lambda folder: digest(_contents(folder)))
+        self.teacher: Callable[[str, Path | None], str] = cache(_teacher)
+
+    def dataset_of(self, run: Run) -> Dataset:
+        return self.dataset(run.dataset, run.root, run.categories and tuple(run.categories))
+
+
+def parts(run: Run, shared: Shared) -> dict[str, str]:
+    """The parts of a run's fingerprint as code, data and weights are now; `run.fingerprint_parts` is not looked at.
+
+    Raises:
+        InputError: the method, a hyper-parameter, the data set or the teacher cannot be used, or the data set has no
+            such split any more.
+    """
+    method = methods.create(run.method, **run.hyper_parameters)
+    dataset = shared.dataset_of(run)
+    split = next((s for s in shared.splits(run.protocol, dataset, run.seed) if s.name == run.split), None)
+    if split is None:
+        raise InputError(f"{run.name}: {dataset.root} has no split {run.split!r} under {run.protocol} any more.")
+    keys = [[item.key for item in items] for items in (split.train, split.validation, *split.test.values())]
+    teacher = getattr(method, "teacher", None)
+    return {
+        "method code": shared.code(type(method).__module__),
+        "hyper-parameters": digest(asdict(method)),
+        "teacher": shared.teacher(teacher, _weights(run, teacher)) if teacher else "none",
+        "compute": digest(run.compute),
+        "execution code": digest([shared.code(module) for module in CODE]),
+        "data code": digest(
+            [shared.code(type(dataset).__module__), shared.code(f"benchmarks.protocols.{run.protocol}")]
+        ),
+        "data": digest([shared.revision(dataset, tuple(split.test)), keys]),
+        "run": run.name,
+    } | dict(_optional_parts(run, method, dataset, shared))
+
+
+def _optional_parts(run: Run, method: Method, dataset: Dataset, shared: Shared) -> Iterator[tuple[str, str]]:
+    if folders := [value for value in asdict(method).values() if isinstance(value, Path)]:
+        yield "folders", digest([shared.folder(folder) for folder in folders])
+    if run.evaluate_every:  # what evaluates on the test images decides an oracle's epoch, and stands in every record
+        yield "evaluate_every", digest([run.evaluate_every, shared.code("benchmarks.scoring.evaluation")])
+    if run.interference:  # a probe shows other categories too, so all images of the data set decide it
+        revision, code = shared.revision(dataset, dataset.categories), shared.code("benchmarks.interference")
+        yield "interference", digest([run.interference, revision, code])
+
+
+def changed_parts(run: Run) -> list[str]:
+    """The parts of a run's fingerprint that differ from what code, data and weights say now.
+
+    Raises:
+        InputError: as `parts`.
+    """
+    now = parts(run, Shared())
+    return [part for part in run.fingerprint_parts | now if run.fingerprint_parts.get(part) != now.get(part)]
+
+
+def _weights(run: Run, teacher: str | None) -> Path | None:
+    return Path(run.weights[teacher]) if teacher in run.weights else None
+
+
+def _teacher(name: str, file: Path | None) -> str:
+    from methods.components import teachers  # timm takes seconds to import
+
+    return teachers.digest(name, {name: file} if file else {})
+
+
+def _contents(folder: Path) -> list[tuple[str, str]]:
+    """Name and hash of every file in a folder that a hyper-parameter names."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    if not files:
+        raise InputError(f"params.yaml: the folder {folder} is absent or empty. Correct the path.")
+    return [(str(p.relative_to(folder)), hashlib.blake2b(p.read_bytes(), digest_size=16).hexdigest()) for p in files]

@@ -1,0 +1,159 @@
+"""What lies on disk of finished runs: records and predictions.
+
+A run at work owns `results/scratch/FINGERPRINT/` and writes its record there last; whole and finished, the folder's
+`result` is moved to `results/predictions/GROUP/SPLIT-seedK/`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import arrays, records
+from benchmarks.arrays import Predictions
+from benchmarks.plan import Run
+from benchmarks.records import Array, Images, Record
+from benchmarks.schema import SCHEMA
+from methods.base import InputError
+from methods.components.atomic import replacing
+
+RESULTS = Path("results")
+PARTS = ("interference", "private")  # what a run may hold besides the predictions of its test images
+
+
+def group_dir(group: str) -> Path:
+    return RESULTS / "predictions" / group
+
+
+def result_dir(run: Run) -> Path:
+    return RESULTS / "predictions" / run.name
+
+
+def scratch_dir(run: Run) -> Path:
+    return RESULTS / "scratch" / run.fingerprint
+
+
+def checkpoint(run: Run) -> Path:
+    """Where a run at work saves the state of its training."""
+    return scratch_dir(run) / "checkpoint.pt"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file whole: a reader sees the old content or the new, never half."""
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(value, indent=1) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The content of a JSON file, or None if it is absent or not a JSON object."""
+    try:
+        value = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def save(
+    run: Run,
+    predictions: Mapping[str, Predictions],
+    record: Mapping[str, Any],
+    parts: Mapping[str, Mapping[str, Predictions]] | None = None,
+) -> None:
+    """Store a finished run in its scratch folder, the record last.
+
+    Args:
+        predictions: of the test images, by category.
+        record: what else `record.json` must say; see `benchmarks/records.py`.
+        parts: of other images, by the name of their folder and of their entry in the record: `interference`, `private`.
+
+    Raises:
+        InputError: the disk is full, or cannot be written for another reason.
+    """
+    for left in scratch_dir(run).glob("partial-*"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    partial = scratch_dir(run) / f"partial-{uuid.uuid4().hex}"
+    try:
+        arrays.write(partial, predictions)
+        listed = {"categories": _listed(partial, predictions)}
+        for name, part in (parts or {}).items():
+            if part:
+                arrays.write(partial / name, part)
+                listed[name] = _listed(partial / name, part)
+        about = {k: getattr(run, k) for k in ("variant", "method", "dataset", "protocol", "split", "seed")}
+        fingerprints = {"fingerprint": run.fingerprint, "fingerprint_parts": run.fingerprint_parts}
+        write_json(partial / "record.json", {"schema": SCHEMA, **about, **fingerprints, **listed, **record})
+        shutil.rmtree(scratch_dir(run) / "result", ignore_errors=True)
+        partial.replace(scratch_dir(run) / "result")
+    except OSError as error:
+        free = shutil.disk_usage(scratch_dir(run)).free >> 20
+        raise InputError(
+            f"{scratch_dir(run).absolute()}: the result cannot be written ({error}); {free} MiB were free there. Make "
+            "room, and start again: the fit goes on from its last checkpoint."
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # which also makes room for the status
+
+
+def _listed(folder: Path, predictions: Mapping[str, Predictions]) -> dict[str, Any]:
+    """What the record says of the arrays in a folder."""
+    return {
+        category: Images(
+            keys=list(of_category.keys),
+            scores=_described(folder / f"{category}.scores.npy"),
+            maps=_described(folder / f"{category}.maps.npy"),
+        ).model_dump()
+        for category, of_category in predictions.items()
+    }
+
+
+def _described(path: Path) -> Array:
+    """Shape, type and digest of an array as it lies on the disk."""
+    array = np.load(path, mmap_mode="r")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    return Array(shape=list(array.shape), dtype=str(array.dtype), digest=digest)
+
+
+def load(folder: Path) -> tuple[Record, dict[str, Predictions]]:
+    """The record of a stored run and, by category, its predictions (arrays memory-mapped).
+
+    Raises:
+        ValueError: a file is missing, cut short, or does not fit the record; the message names it.
+    """
+    record = records.read(folder / "record.json")
+    return record, _read(folder, record.categories)
+
+
+def load_part(folder: Path, name: str) -> dict[str, Predictions]:
+    """A part of a stored run, as `load` gives its test images; empty if it has none.
+
+    `interference`: probes, with maps of the first M only. `private`: test images whose truth only a server knows.
+
+    Raises:
+        ValueError: as `load`.
+    """
+    part: dict[str, Images] = getattr(records.read(folder / "record.json"), name)
+    return _read(folder / name, part)
+
+
+def _read(folder: Path, listed: Mapping[str, Images]) -> dict[str, Predictions]:
+    predictions = {}
+    for category, images in listed.items():
+        loaded = []
+        for kind, count in (("scores", len(images.keys)), ("maps", images.maps.shape[0] if images.maps else 0)):
+            path = folder / f"{category}.{kind}.npy"
+            try:
+                loaded.append(np.load(path, mmap_mode="r"))
+            except (OSError, ValueError, EOFError) as error:
+                raise ValueError(f"{path} is missing or damaged: {error}") from None
+            if len(loaded[-1]) != count:
+                raise ValueError(f"{path} holds {len(loaded[-1])} images, the record names {count}")
+        predictions[category] = Predictions(images.keys, *loaded)
+    return predictions
