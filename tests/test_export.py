@@ -2,7 +2,6 @@
 
 import struct
 import tarfile
-from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 from typer.testing import CliRunner
 
-from benchmarks import cli, datasets, params, results, runs, status
+from benchmarks import cli, datasets, params, plan, results, runs, status
 from benchmarks.datasets.mvtec_ad_2 import MVTecAD2
 from benchmarks.execution import worker
 from benchmarks.plan import Run
@@ -158,12 +157,9 @@ def test_each_map_has_the_size_of_its_image(ad_root: Path, own_methods: Path, tm
     }
 
 
-def test_the_command_exports_one_seed_of_a_planned_group(
-    ad_root: Path, own_methods: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_exports_one_seed_of_a_planned_group(ad_root: Path, own_methods: Path, tmp_path: Path) -> None:
     (run,) = execute("mvtec_ad", ad_root)
-    monkeypatch.setattr(cli, "PLAN", tmp_path / "plan.json")
-    results.write_json(cli.PLAN, {"bright": {"mvtec_ad": {"one_class": {"bottle-seed0": asdict(run)}}}})
+    plan.write(results.RESULTS, plan.make("test", [run]))
     words = ["export", "bright", "mvtec_ad", "one_class", "--out", str(tmp_path / "maps")]
     assert CliRunner().invoke(cli.app, words).exit_code == 0
     assert len(list((tmp_path / "maps").rglob("*.tiff"))) == 3

@@ -60,10 +60,10 @@ def test_the_record_says_how_the_numbers_were_made(toy_root: Path, own_methods: 
     (run,) = expand(toy_root)
     execute(run)
     record, _ = results.load(results.result_dir(run))
-    assert record["hyper_parameters"] == {"scale": 1.0}
-    assert record["data"]["train"] == 24
-    assert {"created", "git_commit", "git_dirty", "host", "device", "versions", "peak_memory_bytes"} <= set(
-        record["provenance"]
+    assert record.hyper_parameters == {"scale": 1.0}
+    assert record.data.train == 24
+    assert {"created", "git_commit", "git_dirty", "host", "device", "versions", "peak_memory_bytes"} <= (
+        record.provenance.model_fields_set
     )
 
 
