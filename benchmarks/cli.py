@@ -268,15 +268,16 @@ def bundle(
     on: DateOption = None,
 ) -> None:
     """Write a submission that anyone can score again: maps, scores, claimed values and how they were made."""
+    from benchmarks import board as leaderboard
     from benchmarks import bundle as bundles
 
-    given = {"licence": licence, "contact": contact, "name": name, "url": url}
-    about = {field: value for field, value in given.items() if value is not None}
-    manifest, digest = bundles.write(out, runs, about, weights or ())
+    manifest, digest = bundles.write(
+        out, runs, licence=licence, contact=contact, name=name, url=url, weights=weights or ()
+    )
     console.print(f"{out}: {len(manifest.maps)} maps, {len(manifest.claims)} claimed values", highlight=False)
     console.print(f"SHA-256 {digest}", highlight=False, soft_wrap=True)
     if record:
-        bundles.write_record(record, bundles.record(manifest, out, digest, on))
+        leaderboard.write_record(record, leaderboard.make_record(manifest, out, digest, on))
 
 
 @app.command()
@@ -290,7 +291,7 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Recompute every claimed value of a bundle from its maps and your own copy of the data."""
-    from benchmarks import bundle as bundles
+    from benchmarks import board as leaderboard
     from benchmarks import verify as verification
 
     report = verification.verify(bundle, data)
@@ -298,13 +299,14 @@ def verify(
         print(json.dumps(report.as_json(), indent=1))
     else:
         Console(width=None if sys.stdout.isatty() else 200).print(verification.table(report))
-    for sentence in verification.verdict(report):
+    for sentence in verification.summary(report):
         console.print(sentence, highlight=False, soft_wrap=True)
     if not report.agrees:
         raise typer.Exit(1)
     if record:
         revision = verification.data_revision(report, data)
-        bundles.write_record(record, bundles.record(report.manifest, bundle, report.sha256, on, revision))
+        entry = leaderboard.make_record(report.manifest, bundle, report.sha256, on, revision)
+        leaderboard.write_record(record, entry)
 
 
 @app.command()

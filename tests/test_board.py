@@ -1,4 +1,4 @@
-"""The board: what is ranked, what cannot be told apart, what is refused, and that no name becomes markup."""
+"""The leaderboard: ranks, ties, what is refused, and that no text of a submission becomes markup."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from typer.testing import CliRunner
 
-from benchmarks import board as accepted
+from benchmarks import board as leaderboard
 from benchmarks.cli import app
 from methods.base import InputError
 from reports import board
@@ -231,7 +231,7 @@ def test_the_page_makes_no_request_and_runs_no_script() -> None:
 def test_valid_records_pass(put: Callable[..., Path], tmp_path: Path) -> None:
     put(record("RD"))
     put(record("FD", protocol="multi_class"))
-    found, problems = accepted.read(tmp_path)
+    found, problems = leaderboard.read(tmp_path)
     assert (len(found), problems) == (2, [])
 
 
@@ -245,62 +245,62 @@ def test_valid_records_pass(put: Callable[..., Path], tmp_path: Path) -> None:
         ({"verified": "yes"}, "verified"),
         ({"url": "javascript:alert(1)"}, "url"),
         ({"name": "a\u202eb"}, "name"),
-        ({"verified": False}, "contradict each other"),
-        ({"data_revision": None}, "contradict each other"),
+        ({"verified": False}, "contradicts"),
+        ({"data_revision": None}, "contradicts"),
         ({"date": "2026-02-30"}, "day is out of range"),
-        ({"date": "2999-01-01"}, "lies in the future"),
-        ({"protocol": "few_shot"}, "no protocol 'few_shot'; it may be"),
-        ({"dataset": "imagenet"}, "no data set 'imagenet'; it may be"),
-        ({"selection": "best"}, "no selection 'best'"),
-        ({"metric": "accuracy"}, "no metric 'accuracy'"),
-        ({"categories": ["bottel"]}, "no category 'bottel'"),
+        ({"date": "2999-01-01"}, "is in the future"),
+        ({"protocol": "few_shot"}, "unknown protocol 'few_shot'. Known:"),
+        ({"dataset": "imagenet"}, "unknown data set 'imagenet'. Known:"),
+        ({"selection": "best"}, "unknown selection 'best'"),
+        ({"metric": "accuracy"}, "unknown metric 'accuracy'"),
+        ({"categories": ["bottel"]}, "unknown category 'bottel'. Did you mean 'bottle'?"),
         ({"value": 1.5}, "metrics.0.value"),
-        ({"value": float("nan")}, "metrics.0.value"),
+        ({"value": float("nan")}, "NaN is not a JSON number"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_a_record_is_named(
+def test_the_problem_of_a_record_is_named(
     put: Callable[..., Path], tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     path = put(record(**changes))
-    _, problems = accepted.read(tmp_path)
+    _, problems = leaderboard.read(tmp_path)
     assert len(problems) == 1
     assert problems[0].startswith(str(path)) and message in problems[0]
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", "null", '{"schema": 1}', "\u0000"])
-def test_a_file_that_is_no_record_is_named(put: Callable[..., Path], tmp_path: Path, content: str) -> None:
+def test_a_file_that_is_not_a_record_is_named(put: Callable[..., Path], tmp_path: Path, content: str) -> None:
     path = put(content, "mvtec_ad/one_class/x.json")
-    found, problems = accepted.read(tmp_path)
+    found, problems = leaderboard.read(tmp_path)
     assert not found and len(problems) == 1 and problems[0].startswith(str(path))
 
 
-def test_files_that_are_no_records_are_refused(put: Callable[..., Path], tmp_path: Path) -> None:
-    put(" " * (accepted.MAX_BYTES + 1), "mvtec_ad/one_class/large.json")
+def test_files_other_than_records_are_refused(put: Callable[..., Path], tmp_path: Path) -> None:
+    put(" " * (leaderboard.MAX_BYTES + 1), "mvtec_ad/one_class/large.json")
     put("x", "mvtec_ad/one_class/weights.pkl")
     (tmp_path / "link.json").symlink_to("/etc/passwd")
-    found, problems = accepted.read(tmp_path)
+    found, problems = leaderboard.read(tmp_path)
     assert not found
     assert sorted(problem.rpartition(": ")[2].split()[0] for problem in problems) == ["1048577", "only", "only"]
 
 
-def test_a_record_under_another_name_is_told_where_it_belongs(put: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_right_path_is_given_for_a_record_at_another(put: Callable[..., Path], tmp_path: Path) -> None:
     put(record("RD"), "mvtec_ad/one_class/mine.json")
-    _, (problem,) = accepted.read(tmp_path)
-    assert f"its content belongs at {tmp_path / 'mvtec_ad/one_class/rd.json'}" in problem
+    _, (problem,) = leaderboard.read(tmp_path)
+    assert f"by its content it belongs at {tmp_path / 'mvtec_ad/one_class/rd.json'}" in problem
 
 
 def test_the_same_bundle_or_name_twice_is_refused(put: Callable[..., Path], tmp_path: Path) -> None:
     put(record("RD"))
     put(record("RD") | {"bundle": "again.tar.gz", "name": "Another"})
     put(record("RD") | {"bundle": "third.tar.gz", "name": "rd", "sha256": "1" * 64})
-    _, problems = accepted.read(tmp_path)
+    _, problems = leaderboard.read(tmp_path)
     assert len(problems) == 2
-    assert "the same bundle as" in problems[0] and "has the name 'rd' already" in problems[1]
+    assert "the same bundle as" in problems[0] and "already has the name 'rd'" in problems[1]
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nowhere is not a folder"):
-        accepted.read(tmp_path / "nowhere")
+        leaderboard.read(tmp_path / "nowhere")
 
 
 def test_the_check_of_the_command_line_fails_on_a_bad_record_alone(put: Callable[..., Path], tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ def test_the_check_of_the_command_line_fails_on_a_bad_record_alone(put: Callable
 
 
 def test_the_records_of_this_project_are_valid() -> None:
-    _, problems = accepted.read(ROOT / "leaderboard" / "records")
+    _, problems = leaderboard.read(ROOT / "leaderboard" / "records")
     assert not problems
 
 
@@ -352,7 +352,7 @@ def test_a_model_card_with_the_block_is_read_by_the_hub_s_own_library(put: Calla
     assert result.source_url == "https://example.org/rd"
 
 
-def test_a_method_without_a_submission_is_told(put: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_method_without_a_submission_is_an_error(put: Callable[..., Path], tmp_path: Path) -> None:
     put(record("RD"))
     assert "no submission of method 'aand'" in str(
         CliRunner().invoke(app, ["model-index", "aand", "--records", str(tmp_path)]).exception
