@@ -55,7 +55,7 @@ class BundleReader:
             manifest = parse_manifest(self._read_content(MANIFEST, size))
         except ValueError as error:
             raise self.error(MANIFEST, str(error), BUILD) from None
-        unpacked = sum(entry.bytes for entry in (*manifest.maps, *manifest.weights))
+        unpacked = sum(entry.bytes for entry in manifest.maps) + sum(entry.bytes for entry in manifest.weights)
         if unpacked > max(MAX_SMALL_BYTES, MAX_RATIO * self._packed):
             problem = f"lists {unpacked} bytes in an archive of {self._packed}, more than {MAX_RATIO} times as many"
             raise self.error(MANIFEST, problem, "Store the maps with less rounding, or write several bundles.")

@@ -59,10 +59,11 @@ def replaced_tokens(rng: random.Random) -> bytes:
 
 def moved_ends(rng: random.Random) -> bytes:
     content = array(rng)
-    at, count = rng.randrange(len(content)), rng.randrange(1, 70)
+    at, count = rng.randrange(1, len(content)), rng.randrange(1, 70)
     return rng.choice(
-        (content[:at], content[:-count], content + rng.randbytes(count), content + content, content[:128] + content,
-         content[:at] + rng.randbytes(count) + content[at:], content[:at] + content[at + count :], content[count:])
+        (content, content[:at], content[:-count], content + rng.randbytes(count), content + content,
+         content[:128] + content, content[:at] + rng.randbytes(count) + content[at:],
+         content[:at] + content[at + count :], content[count:])
     )  # fmt: skip
 
 
