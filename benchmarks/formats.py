@@ -12,6 +12,7 @@ import math
 import re
 import tarfile
 import zlib
+from itertools import pairwise
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -45,13 +46,12 @@ class GzipStream:
         content = bytearray()
         while len(content) < size and not self._inflate.eof:
             packed = self._inflate.unconsumed_tail or self._file.read(CHUNK)
+            if not packed:
+                raise ValueError("the compressed data is truncated")
             try:
-                piece = self._inflate.decompress(packed, size - len(content))
+                content += self._inflate.decompress(packed, size - len(content))
             except zlib.error as error:
                 raise ValueError(str(error)) from None
-            if not packed and not piece and not self._inflate.eof:
-                raise ValueError("the compressed data is truncated")
-            content += piece
         return bytes(content)
 
     def has_trailing_data(self) -> bool:
@@ -81,8 +81,9 @@ def parse_tar_header(block: bytes) -> TarHeader:
         raise ValueError("tar header of another format than ustar")
     if not all(_TEXT.fullmatch(field) for field in (block[:100], block[345:500])):
         raise ValueError("tar header with bytes after the end of the name")
-    if not all(_OCTAL.fullmatch(field) for field in (block[124:136], block[148:156])):
-        raise ValueError("tar header whose size or checksum is not an octal number that ends in a space or NUL")
+    ends = (100, 108, 116, 124, 136, 148, 156)  # of name, mode, uid, gid, size, mtime, checksum
+    if not all(_OCTAL.fullmatch(block, start, end) for start, end in pairwise(ends)):
+        raise ValueError("tar header with a number that is not octal digits and a space or NUL")
     return TarHeader(header.name, header.type, header.size)
 
 

@@ -15,12 +15,13 @@ import pytest
 from bundle_files import npy, size_and_digest
 from conftest import add_methods
 from PIL import Image
+from pydantic import ValidationError
 from sklearn.metrics import roc_auc_score
 
 from benchmarks import bench_verify, bundle, cli, params, runner, runs, score, store, verify
-from benchmarks.metrics.registry import METRICS
+from benchmarks.metrics.registry import METRICS, Metric
 from benchmarks.runs import Run
-from benchmarks.submission import MAX_MAP_BYTES, Record
+from benchmarks.submission import MAX_MAP_BYTES, Record, Value
 from methods.base import InputError
 
 pytestmark = pytest.mark.usefixtures("results")
@@ -208,6 +209,19 @@ def test_images_that_are_missing_unknown_of_another_size_or_not_finite_are_named
     unscored = {(images[0].partition("/")[0], 0), ("fabric", 0)}
     assert all((v.recomputed is None) == ((v.claim.category, v.claim.seed) in unscored) for v in report.values)
     assert all(v.agrees == (v.recomputed is not None) for v in report.values)
+
+
+def test_a_value_must_be_possible_for_its_metric(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METRICS, "distance", Metric("distance", "pixel", "lower", (0, float("inf"))))
+    fields = {"category": "cog", "convention": "folder label", "seed": 0}
+    for metric, value in (("aupro", 0.0), ("aupro", 1.0), ("distance", 350.0), ("unknown", -2.0)):
+        assert Value.model_validate(fields | {"metric": metric, "value": value}).value == value
+    for metric, value in (("aupro", 1.1), ("aupro", -0.1), ("distance", -1.0)):
+        with pytest.raises(ValidationError, match=r"it must be in \[0, (1|inf)\] for this metric"):
+            Value.model_validate(fields | {"metric": metric, "value": value})
+    for metric in ("aupro", "distance", "unknown"):
+        with pytest.raises(ValidationError, match="finite number"):
+            Value.model_validate(fields | {"metric": metric, "value": float("nan")})
 
 
 def test_a_score_that_is_not_finite_is_refused(made: Path, toy_root: Path) -> None:

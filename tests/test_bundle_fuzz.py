@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from bundle_files import bundle, member, members, npy, size_and_digest, tar, valid
+from bundle_files import bundle, header, member, members, npy, size_and_digest, tar, valid, with_checksum
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
@@ -98,6 +98,18 @@ def members_of_another_type(rng: random.Random) -> bytes:
     )
     header.linkname = rng.choice(("", "/etc/passwd", "../evil", "manifest.json"))
     return bundle(entries)
+
+
+def headers_with_a_correct_checksum(rng: random.Random) -> bytes:
+    entries = members(*valid())
+    at = rng.randrange(len(entries))
+    block = bytearray(header(entries[at][0]))
+    for _ in range(rng.choice((1, 1, 2))):
+        offset = rng.choice((rng.randrange(512), rng.randrange(110), rng.randrange(124, 136), rng.randrange(156, 160),
+                             rng.randrange(257, 265), rng.randrange(345, 500)))  # fmt: skip
+        block[offset] = rng.choice((0, rng.randrange(256), *b"/ ._+-0178x"))
+    before, after = tar(entries[:at])[:-1024], tar(entries[at:])[512:]
+    return gzip.compress(before + with_checksum(bytes(block)) + after, 1)
 
 
 def declared_sizes(rng: random.Random) -> bytes:
@@ -248,6 +260,7 @@ MUTATIONS: list[Callable[[random.Random], bytes]] = [
     cut_or_extended,
     renamed_members,
     members_of_another_type,
+    headers_with_a_correct_checksum,
     declared_sizes,
     reordered_members,
     values_of_the_manifest,
