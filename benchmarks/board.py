@@ -57,7 +57,7 @@ def read(folder: Path) -> tuple[list[Record], list[str]]:
     """Read all records in a folder.
 
     Returns:
-        The records, and the problems of any: one sentence each, which names the file and the cure.
+        The records, and all problems: a sentence each, with the file and the cure.
 
     Raises:
         InputError: there is no such folder.

@@ -88,10 +88,10 @@ def parse_tar_header(block: bytes) -> TarHeader:
 
 
 def check_json(text: bytes) -> None:
-    """Check that a JSON text has one meaning: strict UTF-8, no duplicate keys, no number that parsers read differently.
+    """Check that a text is JSON that all parsers read alike: in UTF-8, without duplicate keys and extreme numbers.
 
     Raises:
-        ValueError: it has not, or is not JSON.
+        ValueError: it is not.
     """
     try:
         json.loads(
@@ -135,11 +135,11 @@ def _check_float(literal: str) -> None:
 def parse_npy(content: bytes | bytearray) -> NDArray[np.floating]:
     """The array (h, w) in a .npy file of version 1.0, as a view of `content`: C order, float32 or float16.
 
-    The header must be what `numpy.save` writes, apart from its padding, and NumPy's own parser must accept it. NumPy
-    evaluates a header as a Python literal, so that it gets none of another form.
+    The header must be what `numpy.save` writes, apart from its padding, and NumPy's own parser must accept it. That
+    parser evaluates the header as a Python literal, so that no other header is passed to it.
 
     Raises:
-        ValueError: it is another file, or its length is not the one that its header gives.
+        ValueError: the content is not such a file, or its length differs from that in its header.
     """
     end = 10 + int.from_bytes(content[8:10], "little")
     if content[:8] != b"\x93NUMPY\x01\x00" or not _NPY_HEADER.fullmatch(content, 10, end):
@@ -148,5 +148,5 @@ def parse_npy(content: bytes | bytearray) -> NDArray[np.floating]:
     np.lib.format.read_magic(stream)
     shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
     if len(content) - stream.tell() != math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"a .npy file of {len(content)} bytes, which is not the length that its header gives")
+        raise ValueError(f"a .npy file of {len(content)} bytes, which differs from the length in its header")
     return np.frombuffer(content, dtype, offset=stream.tell()).reshape(shape)

@@ -51,7 +51,7 @@ class Comparison(NamedTuple):
 
 
 class ImageProblem(NamedTuple):
-    """A problem with one image, because of which its category and seed are not scored."""
+    """A problem with an image. Its category and seed are then not scored."""
 
     image: str
     seed: int
