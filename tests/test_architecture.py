@@ -30,6 +30,7 @@ ORDER = [
     "score",
     "summary",
     "export",
+    "formats",
     "submission",
     "bundle",
     "archive",

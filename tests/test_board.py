@@ -1,4 +1,4 @@
-"""The board: what is ranked, what cannot be told apart, what is refused, and that no name becomes markup."""
+"""The leaderboard: ranks, ties, what is refused, and that no text of a submission becomes markup."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from markdown_it import MarkdownIt
 from typer.testing import CliRunner
 
 from benchmarks.cli import app
-from benchmarks.submissions import leaderboard as accepted
+from benchmarks.submissions import leaderboard as leaderboard
 from methods.base import InputError
 from reports import board
 
@@ -50,7 +50,7 @@ def record(name: str = "RD", value: float = 0.9, **changes: Any) -> dict[str, An
 
 @pytest.fixture
 def put(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a record where it belongs, or under another path."""
+    """Writes a record to its own path, or to another one."""
 
     def write(content: Any, path: str = "") -> Path:
         if not path:
@@ -75,44 +75,44 @@ def test_a_submission_that_is_better_on_every_category_ranks_before_the_other() 
     assert ranks(record("worse", 0.8), record("better", 0.9)) == {"better": 1, "worse": 2}
 
 
-def test_what_the_test_cannot_tell_apart_shares_a_rank_in_the_order_of_the_means() -> None:
+def test_submissions_without_a_significant_difference_share_a_rank_in_the_order_of_the_means() -> None:
     near = record("near", 0.9)
     for row, away in zip(near["metrics"], [0.01, 0.01, -0.01, -0.01] * 4, strict=False):
         row["value"] += away + 0.001
-    found = ranks(record("far", 0.8), record("first", 0.9), near)
-    assert found == {"near": 1, "first": 1, "far": 3}
-    assert list(found) == ["near", "first", "far"]
+    result = ranks(record("far", 0.8), record("first", 0.9), near)
+    assert result == {"near": 1, "first": 1, "far": 3}
+    assert list(result) == ["near", "first", "far"]
 
 
-def test_with_fewer_than_six_categories_nothing_is_told_apart() -> None:
+def test_with_fewer_than_six_categories_no_difference_is_significant() -> None:
     few = {"categories": CATEGORIES[:5]}
     assert ranks(record("worse", 0.1, **few), record("better", 0.9, **few)) == {"better": 1, "worse": 1}
 
 
 def test_holm_corrects_for_the_number_of_submissions() -> None:
     """With seven categories, the smallest p is 2 / 2^7 = 0.016: below 0.05 for three pairs, not for six."""
-    found = [record(str(i), 0.7 + 0.05 * i) for i in range(4)]
-    assert set(ranks(*found[:3]).values()) == {1, 2, 3}
-    assert set(ranks(*found).values()) == {1}
+    result = [record(str(i), 0.7 + 0.05 * i) for i in range(4)]
+    assert set(ranks(*result[:3]).values()) == {1, 2, 3}
+    assert set(ranks(*result).values()) == {1}
 
 
-def test_data_that_are_known_to_differ_are_not_compared() -> None:
+def test_submissions_on_different_data_are_not_compared() -> None:
     other = record("other", 0.8, data_revision="b" * 32)
     assert ranks(record("RD", 0.9), other) == {"RD": 1, "other": 1}
     unknown = record("other", 0.8, data_revision=None, verified=False)
     assert ranks(record("RD", 0.9), unknown) == {"RD": 1, "other": 2}
 
 
-def test_other_categories_and_protocols_have_tables_of_their_own() -> None:
-    found = board.sections(
+def test_each_protocol_and_set_of_categories_has_its_own_table() -> None:
+    result = board.sections(
         [record("RD"), record("part", categories=CATEGORIES[:2]), record("all", protocol="multi_class")]
     )
-    assert [(part.title, len(part.categories)) for part in found] == [
+    assert [(part.title, len(part.categories)) for part in result] == [
         ("mvtec_ad, multi-class", 7), ("mvtec_ad, one-class", 7), ("mvtec_ad, one-class", 2),
     ]  # fmt: skip
 
 
-def test_another_convention_has_a_column_of_its_own_and_an_empty_cell_has_a_reason() -> None:
+def test_each_convention_has_its_own_column_and_an_empty_cell_has_a_reason() -> None:
     incomplete = record("hole", metric="aupro", convention="pooled, FPR<=0.3, mask>0, 128 px")
     del incomplete["metrics"][3]
     (section,) = board.sections(
@@ -135,7 +135,7 @@ def test_mean_and_deviation_are_over_categories_within_a_seed_then_over_seeds() 
 # What is shown.
 
 
-def test_a_row_says_how_the_numbers_were_made() -> None:
+def test_a_row_shows_how_the_values_were_obtained() -> None:
     (section,) = board.sections([record("RD", variant="rd_pixel", selection="oracle")])
     assert board.cells(section) == [[
         "1", "RD", "rd (rd_pixel)", "90.1 ± 0.1", "resnet18.tv_in1k (ImageNet-1k)",
@@ -143,12 +143,12 @@ def test_a_row_says_how_the_numbers_were_made() -> None:
     ]]  # fmt: skip
 
 
-def test_an_empty_board_says_so() -> None:
+def test_an_empty_leaderboard_has_a_notice() -> None:
     assert board.EMPTY in board.markdown([])
     assert board.EMPTY in board.page([])
 
 
-HOSTILE = [
+MALICIOUS = [
     "<script>alert(1)</script>",
     '"><img src=x onerror=alert(1)>',
     "'-alert(1)-'",
@@ -182,22 +182,22 @@ class Tags(HTMLParser):
             self.cells[-1] += data.rstrip("\n") if data.strip() else ""
 
 
-@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("text", MALICIOUS)
 @pytest.mark.parametrize("where", ["name", "teacher", "budget"])
 def test_no_text_of_a_submission_becomes_markup(text: str, where: str) -> None:
     value = {"name": text, "teacher": {"name": text, "pretraining": text}, "budget": {"epochs": text}}[where]
-    hostile = record("RD") | {where: value}
+    malicious = record("RD") | {where: value}
     plain = record("RD")
     rendered = MarkdownIt("gfm-like", {"linkify": False}).render
     for make in (board.page, lambda records: rendered(board.markdown(records))):
-        found, expected = Tags(make([hostile])), Tags(make([plain]))
-        assert (found.tags, found.attributes, found.addresses) == (
+        result, expected = Tags(make([malicious])), Tags(make([plain]))
+        assert (result.tags, result.attributes, result.addresses) == (
             expected.tags,
             expected.attributes,
             expected.addresses,
         )
-        assert len(found.cells) == len(expected.cells)
-        assert any(text in cell for cell in found.cells), "it is shown as it was written"
+        assert len(result.cells) == len(expected.cells)
+        assert any(text in cell for cell in result.cells), "the text is shown unchanged"
 
 
 @pytest.mark.parametrize(
@@ -205,17 +205,20 @@ def test_no_text_of_a_submission_becomes_markup(text: str, where: str) -> None:
     ['https://example.org/"onmouseover="alert(1)', "https://example.org/)<b>|[x](javascript:x)", "http://[::1"],
 )
 def test_an_address_ends_neither_its_attribute_nor_its_link(address: str) -> None:
-    hostile = record("RD", url=address)
-    for page in (board.page([hostile]), MarkdownIt("gfm-like", {"linkify": False}).render(board.markdown([hostile]))):
-        found = Tags(page)
-        (link,) = [address for address in found.addresses if address.startswith("http")]
+    malicious = record("RD", url=address)
+    for page in (
+        board.page([malicious]),
+        MarkdownIt("gfm-like", {"linkify": False}).render(board.markdown([malicious])),
+    ):
+        result = Tags(page)
+        (link,) = [address for address in result.addresses if address.startswith("http")]
         assert not set(link) & set("\"'<>|()[]")
-        assert found.attributes.isdisjoint({"onmouseover"}) and "b" not in found.tags
+        assert result.attributes.isdisjoint({"onmouseover"}) and "b" not in result.tags
 
 
 def test_an_address_that_is_not_http_is_never_a_link() -> None:
-    hostile = record("RD", url="javascript:alert(1)")
-    assert "javascript" not in board.page([hostile]) + board.markdown([hostile])
+    malicious = record("RD", url="javascript:alert(1)")
+    assert "javascript" not in board.page([malicious]) + board.markdown([malicious])
 
 
 def test_the_page_makes_no_request_and_runs_no_script() -> None:
@@ -231,8 +234,8 @@ def test_the_page_makes_no_request_and_runs_no_script() -> None:
 def test_valid_records_pass(put: Callable[..., Path], tmp_path: Path) -> None:
     put(record("RD"))
     put(record("FD", protocol="multi_class"))
-    found, problems = accepted.read(tmp_path)
-    assert (len(found), problems) == (2, [])
+    result, problems = leaderboard.read(tmp_path)
+    assert (len(result), problems) == (2, [])
 
 
 @pytest.mark.parametrize(
@@ -245,65 +248,73 @@ def test_valid_records_pass(put: Callable[..., Path], tmp_path: Path) -> None:
         ({"verified": "yes"}, "verified"),
         ({"url": "javascript:alert(1)"}, "url"),
         ({"name": "a\u202eb"}, "name"),
-        ({"verified": False}, "contradict each other"),
-        ({"data_revision": None}, "contradict each other"),
+        ({"verified": False}, "contradicts"),
+        ({"data_revision": None}, "contradicts"),
         ({"date": "2026-02-30"}, "day is out of range"),
-        ({"date": "2999-01-01"}, "lies in the future"),
-        ({"protocol": "few_shot"}, "no protocol 'few_shot'; it may be"),
-        ({"dataset": "imagenet"}, "no data set 'imagenet'; it may be"),
-        ({"selection": "best"}, "no selection 'best'"),
-        ({"metric": "accuracy"}, "no metric 'accuracy'"),
-        ({"categories": ["bottel"]}, "no category 'bottel'"),
+        ({"date": "2999-01-01"}, "is in the future"),
+        ({"protocol": "few_shot"}, "unknown protocol 'few_shot'. Known:"),
+        ({"dataset": "imagenet"}, "unknown data set 'imagenet'. Known:"),
+        ({"selection": "best"}, "unknown selection 'best'"),
+        ({"metric": "accuracy"}, "unknown metric 'accuracy'"),
+        ({"categories": ["bottel"]}, "unknown category 'bottel'. Did you mean 'bottle'?"),
         ({"value": 1.5}, "metrics.0.value"),
-        ({"value": float("nan")}, "metrics.0.value"),
+        ({"value": float("nan")}, "NaN is not a JSON number"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_a_record_is_named(
+def test_the_problem_of_a_record_is_named(
     put: Callable[..., Path], tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     path = put(record(**changes))
-    _, problems = accepted.read(tmp_path)
+    _, problems = leaderboard.read(tmp_path)
     assert len(problems) == 1
     assert problems[0].startswith(str(path)) and message in problems[0]
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", "null", '{"schema": 1}', "\u0000"])
-def test_a_file_that_is_no_record_is_named(put: Callable[..., Path], tmp_path: Path, content: str) -> None:
+def test_a_file_that_is_not_a_record_is_named(put: Callable[..., Path], tmp_path: Path, content: str) -> None:
     path = put(content, "mvtec_ad/one_class/x.json")
-    found, problems = accepted.read(tmp_path)
-    assert not found and len(problems) == 1 and problems[0].startswith(str(path))
+    result, problems = leaderboard.read(tmp_path)
+    assert not result and len(problems) == 1 and problems[0].startswith(str(path))
 
 
-def test_files_that_are_no_records_are_refused(put: Callable[..., Path], tmp_path: Path) -> None:
-    put(" " * (accepted.MAX_BYTES + 1), "mvtec_ad/one_class/large.json")
+def test_a_record_with_a_duplicate_key_is_refused(put: Callable[..., Path], tmp_path: Path) -> None:
+    put(json.dumps(record("RD")).replace('"verified": true', '"verified": false, "verified": true'), "x.json")
+    _, problems = leaderboard.read(tmp_path)
+    assert problems == [f"{tmp_path / 'x.json'}: duplicate key 'verified' in JSON"]
+
+
+def test_files_other_than_records_are_refused(put: Callable[..., Path], tmp_path: Path) -> None:
+    put(" " * (leaderboard.MAX_BYTES + 1), "mvtec_ad/one_class/large.json")
     put("x", "mvtec_ad/one_class/weights.pkl")
     (tmp_path / "link.json").symlink_to("/etc/passwd")
-    found, problems = accepted.read(tmp_path)
-    assert not found
+    result, problems = leaderboard.read(tmp_path)
+    assert not result
     assert sorted(problem.rpartition(": ")[2].split()[0] for problem in problems) == ["1048577", "only", "only"]
 
 
-def test_a_record_under_another_name_is_told_where_it_belongs(put: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_right_path_is_given_for_a_record_at_another(put: Callable[..., Path], tmp_path: Path) -> None:
     put(record("RD"), "mvtec_ad/one_class/mine.json")
-    _, (problem,) = accepted.read(tmp_path)
-    assert f"its content belongs at {tmp_path / 'mvtec_ad/one_class/rd.json'}" in problem
+    _, (problem,) = leaderboard.read(tmp_path)
+    assert f"by its content it belongs at {tmp_path / 'mvtec_ad/one_class/rd.json'}" in problem
 
 
 def test_the_same_bundle_or_name_twice_is_refused(put: Callable[..., Path], tmp_path: Path) -> None:
     put(record("RD"))
     put(record("RD") | {"bundle": "again.tar.gz", "name": "Another"})
     put(record("RD") | {"bundle": "third.tar.gz", "name": "rd", "sha256": "1" * 64})
-    _, problems = accepted.read(tmp_path)
+    _, problems = leaderboard.read(tmp_path)
     assert len(problems) == 2
-    assert "the same bundle as" in problems[0] and "has the name 'rd' already" in problems[1]
+    assert "the same bundle as" in problems[0] and "already has the name 'rd'" in problems[1]
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nowhere is not a folder"):
-        accepted.read(tmp_path / "nowhere")
+        leaderboard.read(tmp_path / "nowhere")
 
 
-def test_the_check_of_the_command_line_fails_on_a_bad_record_alone(put: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_check_of_the_command_line_fails_only_on_an_invalid_record(
+    put: Callable[..., Path], tmp_path: Path
+) -> None:
     put(record("RD"))
     assert CliRunner().invoke(app, ["board", "--check", "--records", str(tmp_path)]).exit_code == 0
     put("{}", "mvtec_ad/one_class/bad.json")
@@ -311,7 +322,7 @@ def test_the_check_of_the_command_line_fails_on_a_bad_record_alone(put: Callable
 
 
 def test_the_records_of_this_project_are_valid() -> None:
-    _, problems = accepted.read(ROOT / "leaderboard" / "records")
+    _, problems = leaderboard.read(ROOT / "leaderboard" / "records")
     assert not problems
 
 
@@ -335,7 +346,7 @@ def test_the_command_writes_both_pages(put: Callable[..., Path], tmp_path: Path)
 # Model cards.
 
 
-def test_a_model_card_with_the_block_is_read_by_the_hub_s_own_library(put: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_model_card_with_the_block_is_read_by_huggingface_hub(put: Callable[..., Path], tmp_path: Path) -> None:
     put(record("RD"))
     put(record("FD", method="fd"))
     printed = CliRunner().invoke(app, ["model-index", "rd", "--records", str(tmp_path)]).stdout
@@ -352,7 +363,7 @@ def test_a_model_card_with_the_block_is_read_by_the_hub_s_own_library(put: Calla
     assert result.source_url == "https://example.org/rd"
 
 
-def test_a_method_without_a_submission_is_told(put: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_method_without_a_submission_is_an_error(put: Callable[..., Path], tmp_path: Path) -> None:
     put(record("RD"))
     assert "no submission of method 'aand'" in str(
         CliRunner().invoke(app, ["model-index", "aand", "--records", str(tmp_path)]).exception

@@ -1,4 +1,4 @@
-"""Maps in official layouts: read back by another reader, they have the sizes, names and metrics that they should."""
+"""Maps in official layouts: other readers find the expected names, sizes and metrics."""
 
 import struct
 import tarfile
@@ -93,7 +93,7 @@ def read_archive(path: Path) -> dict[str, bytes]:
 
 
 def read_float16(content: bytes) -> np.ndarray:
-    """A TIFF of one strip by its tags, as TIFF 6.0 describes them: another reader than the library that wrote it."""
+    """A TIFF of one strip, read by the tags of TIFF 6.0: independent of the library that wrote it."""
     assert content[:4] == b"II*\0"
     (at,) = struct.unpack_from("<I", content, 4)
     (count,) = struct.unpack_from("<H", content, at)
@@ -125,7 +125,7 @@ def exact_pro(maps: np.ndarray, regions: list[list[tuple[np.ndarray, float]]], l
 # MVTec AD and MVTec LOCO.
 
 
-def test_exported_maps_read_back_by_another_reader_give_the_same_metrics(toy_root: Path, own_methods: Path) -> None:
+def test_exported_maps_give_the_same_metrics_in_another_reader(toy_root: Path, own_methods: Path) -> None:
     planned = execute("toy", toy_root)
     score.score_group(planned[0].group, planned, ["loco", "mvtec_ad_2"])
     rows = summary.read_scores([planned[0].group]).set_index(["category", "subset", "metric"])["value"]
@@ -138,13 +138,13 @@ def test_exported_maps_read_back_by_another_reader_give_the_same_metrics(toy_roo
         assert maps.dtype == np.float32 and maps.shape[1:] == truths[0].mask.shape
         masks = np.stack([truth.mask for truth in truths])
         regions = [[(region.mask, region.saturation) for region in truth.regions] for truth in truths]
-        found = {
+        computed = {
             "pixel_auroc": roc_auc_score(masks.ravel(), maps.ravel()),
             "pixel_ap": average_precision_score(masks.ravel(), maps.ravel()),
             "aupro": exact_pro(maps, [reference_metrics.components(mask) for mask in masks], 0.05),
             "spro": exact_pro(maps, regions, 0.05),
         }
-        assert found == pytest.approx({metric: rows[category, "all", metric] for metric in found}, abs=1e-6)
+        assert computed == pytest.approx({metric: rows[category, "all", metric] for metric in computed}, abs=1e-6)
 
 
 def test_each_map_has_the_size_of_its_image(ad_root: Path, own_methods: Path, tmp_path: Path) -> None:
@@ -160,10 +160,10 @@ def test_each_map_has_the_size_of_its_image(ad_root: Path, own_methods: Path, tm
 def test_the_command_exports_one_seed_of_a_planned_group(ad_root: Path, own_methods: Path, tmp_path: Path) -> None:
     (run,) = execute("mvtec_ad", ad_root)
     plan.write(results.RESULTS, plan.make("test", [run]))
-    words = ["export", "bright", "mvtec_ad", "one_class", "--out", str(tmp_path / "maps")]
-    assert CliRunner().invoke(cli.app, words).exit_code == 0
+    arguments = ["export", "bright", "mvtec_ad", "one_class", "--out", str(tmp_path / "maps")]
+    assert CliRunner().invoke(cli.app, arguments).exit_code == 0
     assert len(list((tmp_path / "maps").rglob("*.tiff"))) == 3
-    unplanned = CliRunner().invoke(cli.app, [*words, "--seed", "1"]).exception
+    unplanned = CliRunner().invoke(cli.app, [*arguments, "--seed", "1"]).exception
     assert "The suite has no run with" in str(unplanned) and "seed 1" in str(unplanned)
 
 
@@ -172,7 +172,7 @@ def test_an_existing_output_is_never_overwritten(ad_root: Path, own_methods: Pat
         export.export(execute("mvtec_ad", ad_root), tmp_path)
 
 
-def test_lost_maps_are_named_and_nothing_is_left_behind(ad_root: Path, own_methods: Path, tmp_path: Path) -> None:
+def test_missing_maps_are_named_and_nothing_is_left_behind(ad_root: Path, own_methods: Path, tmp_path: Path) -> None:
     planned = execute("mvtec_ad", ad_root)
     (results.result_dir(planned[0]) / "bottle.maps.npy").unlink()
     with pytest.raises(InputError, match=r"bright-mvtec_ad-one_class/bottle-seed0 is stale .*bottle.maps.npy is miss"):
@@ -180,9 +180,7 @@ def test_lost_maps_are_named_and_nothing_is_left_behind(ad_root: Path, own_metho
     assert not list(tmp_path.glob("*new*"))
 
 
-def test_an_image_that_is_gone_is_named_and_nothing_is_left_behind(
-    ad_root: Path, own_methods: Path, tmp_path: Path
-) -> None:
+def test_a_deleted_image_is_named_and_nothing_is_left_behind(ad_root: Path, own_methods: Path, tmp_path: Path) -> None:
     planned = execute("mvtec_ad", ad_root)
     (ad_root / "bottle" / "test" / "good" / "000.png").unlink()
     with pytest.raises(InputError, match="bottle/test/good/000 was predicted, but is no longer in the data set"):
@@ -210,14 +208,14 @@ def test_private_images_are_predicted_and_never_scored(ad2_root: Path, own_metho
     assert rows["value"].notna().all()
 
 
-def test_what_a_method_sees_of_a_private_image_tells_nothing(ad2_root: Path) -> None:
+def test_the_key_of_a_private_image_reveals_nothing(ad2_root: Path) -> None:
     dataset = datasets.load("mvtec_ad_2", ad2_root)
     keys = [dataset.sample(item).key for item in dataset.private("can")]
     assert len(set(keys)) == 6
     assert all(key.startswith("can/private/") and len(key) == len("can/private/") + 12 for key in keys)
 
 
-def test_a_private_set_that_is_not_whole_is_a_notice(ad2_root: Path) -> None:
+def test_an_incomplete_private_set_is_a_notice(ad2_root: Path) -> None:
     assert not datasets.load("mvtec_ad_2", ad2_root).problems()
     (ad2_root / "can" / "test_private" / "001_regular.png").unlink()
     (problem,) = datasets.load("mvtec_ad_2", ad2_root).problems()
@@ -229,7 +227,7 @@ def test_a_private_set_that_is_not_whole_is_a_notice(ad2_root: Path) -> None:
 def test_the_archive_holds_float16_maps_that_lose_less_than_a_thousandth(
     ad2_root: Path, own_methods: Path, tmp_path: Path, scale: float
 ) -> None:
-    """Whatever the range of the maps: float16 alone would make 0 of the smallest here and infinity of the largest."""
+    """For any range of the maps. Without scaling, float16 has 0 for the smallest here and infinity for the largest."""
     planned = execute("mvtec_ad_2", ad2_root, scale=scale)
     assert export.export(planned, tmp_path / "mine.tar.gz") == 12
     members = read_archive(tmp_path / "mine.tar.gz")
@@ -285,7 +283,7 @@ def test_thresholded_images_follow_the_rule_on_validation_pixels(
 
 
 @pytest.mark.parametrize("rule", ["mean-3std", "mean+std", "nan", "inf", ""])
-def test_a_rule_that_is_none_is_refused(ad2_root: Path, own_methods: Path, tmp_path: Path, rule: str) -> None:
+def test_an_invalid_threshold_rule_is_refused(ad2_root: Path, own_methods: Path, tmp_path: Path, rule: str) -> None:
     with pytest.raises(InputError, match=r"--threshold is .* such as mean\+3std"):
         export.export(execute("mvtec_ad_2", ad2_root), tmp_path / "mine.tar.gz", rule)
 
@@ -295,6 +293,6 @@ def test_an_archive_that_the_server_would_refuse_is_refused(ad2_root: Path, own_
     planned = execute("mvtec_ad_2", ad2_root)
     with pytest.raises(InputError, match="1 maps are missing, such as vial/test_private_mixed/002_mixed"):
         export.export(planned, tmp_path / "mine.tar.gz")
-    with pytest.raises(InputError, match=r"--out is 'mine'.*end it in .tar.gz"):
+    with pytest.raises(InputError, match=r"--out is 'mine'.*choose a name in .tar.gz"):
         export.export(planned, tmp_path / "mine")
     assert not list(tmp_path.glob("*mine*"))

@@ -47,14 +47,15 @@ def bundle(
 ) -> None:
     """Write a submission that anyone can score again: maps, scores, claimed values and how they were made."""
     from benchmarks.submissions import bundle as bundles
+    from benchmarks.submissions import leaderboard
 
-    given = {"licence": licence, "contact": contact, "name": name, "url": url}
-    about = {field: value for field, value in given.items() if value is not None}
-    manifest, digest = bundles.write(out, runs, about, weights or ())
+    manifest, digest = bundles.write(
+        out, runs, licence=licence, contact=contact, name=name, url=url, weights=weights or ()
+    )
     say(f"{out}: {len(manifest.maps)} maps, {len(manifest.claims)} claimed values")
     say(f"SHA-256 {digest}")
     if record:
-        bundles.write_record(record, bundles.record(manifest, out, digest, on))
+        leaderboard.write_record(record, leaderboard.make_record(manifest, out, digest, on))
 
 
 @app.command()
@@ -68,7 +69,7 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Recompute every claimed value of a bundle from its maps and your own copy of the data."""
-    from benchmarks.submissions import bundle as bundles
+    from benchmarks.submissions import leaderboard
     from benchmarks.submissions import verify as verification
 
     report = verification.verify(bundle, data)
@@ -76,10 +77,11 @@ def verify(
         print(json.dumps(report.as_json(), indent=1))
     else:
         wide_console().print(verification.table(report))
-    for sentence in verification.verdict(report):
+    for sentence in verification.summary(report):
         say(sentence)
     if not report.agrees:
         raise typer.Exit(1)
     if record:
         revision = verification.data_revision(report, data)
-        bundles.write_record(record, bundles.record(report.manifest, bundle, report.sha256, on, revision))
+        entry = leaderboard.make_record(report.manifest, bundle, report.sha256, on, revision)
+        leaderboard.write_record(record, entry)

@@ -1,7 +1,7 @@
-"""Writes a submission as one file: anomaly maps, image scores and claimed values, for anyone to score again.
+"""Writes a submission as one file: anomaly maps, image scores and claimed values, which anyone can recompute.
 
-`benchmarks/submission.py` says what is in it. Equal records give equal bytes: no clock, user or path enters, and every
-order is fixed.
+`benchmarks/submission.py` has its schema. The same runs give the same bytes: no time, user or path is written, and
+every order is fixed.
 """
 
 from __future__ import annotations
@@ -9,189 +9,184 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-import os
 import tarfile
 from collections.abc import Iterable, Sequence
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import numpy as np
 from pydantic import ValidationError
 
 from benchmarks import results
 from benchmarks.arrays import Predictions
-from benchmarks.records import Record as StoredRecord
+from benchmarks.records import Record
 from benchmarks.scoring import summary
-from benchmarks.submissions.schema import FORMAT, MANIFEST, Manifest, Map, Record, Submission, Value, Weights, complaint
+from benchmarks.submissions.schema import FORMAT, MANIFEST, Manifest, Map, Value, Weights, first_error, parse_manifest
 from methods.base import InputError
+from methods.components.atomic import replacing
 
-LEVEL = 1  # of compression: the highest saves 1 % more of float32 maps
+COMPRESSION_LEVEL = 1  # the highest level makes float32 maps only 1 % smaller
 
 
 def write(
-    target: Path, names: Sequence[str], about: dict[str, Any], weights: Sequence[Path] = ()
+    target: Path,
+    names: Sequence[str],
+    *,
+    licence: str,
+    contact: str,
+    name: str | None = None,
+    url: str | None = None,
+    weights: Sequence[Path] = (),
 ) -> tuple[Manifest, str]:
     """Write the bundle of some stored and scored runs.
 
     Args:
-        target: the file, `x.tar.gz`.
+        target: the file to write, `x.tar.gz`.
         names: groups (`VARIANT-DATASET-PROTOCOL`, all their runs) or runs (`GROUP/SPLIT-seedK`), of one group.
-        about: `licence`, `contact` and, if wanted, `name` and `url`.
-        weights: `.safetensors` files to put in.
+        licence: of the maps and values, an SPDX identifier.
+        contact: an address or a page.
+        name: title of the submission; None: the variant.
+        url: a page about it.
+        weights: `.safetensors` files to include.
 
     Returns:
         The manifest, and the SHA-256 of the bundle.
 
     Raises:
-        InputError: a run is absent, damaged, not scored as it is, or of another experiment than the first; or a field
-            has characters that a bundle does not take.
+        InputError: a run is missing, damaged, not scored in its present state, or of another experiment than the first;
+            or a text contains characters that the format does not allow.
     """
     folders = _folders(names)
     loaded = [_load(folder) for folder in folders]
     records = [record for record, _ in loaded]
-    _refuse_mixed(folders, records)
+    _require_one_experiment(folders, records)
     maps = [
-        (describe(record.seed, key, float(score), one), one)
+        (map_entry(record.seed, key, float(score), anomaly_map), anomaly_map)
         for record, predictions in loaded
-        for keys, scores, of_category in predictions.values()
-        for key, score, one in zip(keys, scores, of_category, strict=True)
+        for keys, scores, anomaly_maps in predictions.values()
+        for key, score, anomaly_map in zip(keys, scores, anomaly_maps, strict=True)
     ]
-    maps.sort(key=lambda pair: pair[0].place)
+    maps.sort(key=lambda pair: pair[0].sort_key)
     weights = sorted(weights, key=lambda path: path.name)
-    claims = _claims(folders[0].parent.name, records)
-    manifest = _manifest(about, records, claims, [entry for entry, _ in maps], [_weights(path) for path in weights])
-    return manifest, pack(target, manifest, [one for _, one in maps], weights)
+    manifest = _manifest(
+        {
+            "name": records[0].variant if name is None else name,
+            "licence": licence,
+            "contact": contact,
+            "url": url,
+        },
+        records,
+        _claims(folders[0].parent.name, records),
+        [entry for entry, _ in maps],
+        [_weights_entry(path) for path in weights],
+    )
+    return manifest, pack(target, manifest, [anomaly_map for _, anomaly_map in maps], weights)
 
 
-def describe(seed: int, key: str, score: float, one: np.ndarray) -> Map:
-    """The manifest's entry of a map (h, w).
+def map_entry(seed: int, key: str, score: float, anomaly_map: np.ndarray) -> Map:
+    """The manifest's entry of an anomaly map (h, w).
 
     Raises:
-        InputError: the image's key has characters that a bundle does not take.
+        InputError: the image's key contains characters that the format does not allow, or the score is not finite.
     """
-    content = _npy(one)
+    content = _npy(anomaly_map)
     digest = hashlib.sha256(content).hexdigest()
     try:
         return Map(image=key, seed=seed, score=score, bytes=len(content), sha256=digest)
     except ValidationError as error:
-        raise InputError(f"{key}: cannot be named in a bundle: {complaint(error)}. Rename the image.") from None
+        cure = "Rename the image, or repair the method that gave the score."
+        raise InputError(f"{key}: not possible in a bundle: {first_error(error)}. {cure}") from None
 
 
 def pack(target: Path, manifest: Manifest, maps: Iterable[np.ndarray], weights: Sequence[Path] = ()) -> str:
-    """Write a bundle, whole or not at all; returns its SHA-256. `maps` and `weights` are in the manifest's order."""
-    partial = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        with (
-            partial.open("wb") as file,
-            gzip.GzipFile("", "wb", LEVEL, file, mtime=0) as packed,
-            tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar,
-        ):
-            _add(tar, MANIFEST, manifest.model_dump_json(indent=1, by_alias=True).encode() + b"\n")
-            for entry, one in zip(manifest.maps, maps, strict=True):
-                _add(tar, entry.member, _npy(one))
-            for of_weights, path in zip(manifest.weights, weights, strict=True):
-                _add(tar, of_weights.member, path.read_bytes())
-        digest = sha256(partial)
-        partial.replace(target)
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written ({error}). Choose another place, or make room.") from None
-    finally:
-        partial.unlink(missing_ok=True)
-    return digest
+    """Write a bundle, whole or not at all; `maps` and `weights` are in the manifest's order.
 
-
-def record(
-    manifest: Manifest, bundle: Path, digest: str, on: str | None = None, data_revision: str | None = None
-) -> Record:
-    """The record of a bundle for the board, with the values as claimed.
-
-    Args:
-        digest: SHA-256 of the bundle.
-        on: its date, YYYY-MM-DD; None: today.
-        data_revision: of the data on which the values were recomputed; None: they were not.
+    Returns:
+        The SHA-256 of the bundle.
 
     Raises:
-        InputError: the bundle's file name or the date does not do.
+        InputError: the manifest exceeds the limits of the format, or the file cannot be written.
     """
+    text = manifest.model_dump_json(indent=1, by_alias=True).encode() + b"\n"
     try:
-        return Record(
-            **{name: getattr(manifest, name) for name in Submission.model_fields},
-            schema=1,
-            bundle=bundle.name,
-            sha256=digest,
-            seeds=sorted({claim.seed for claim in manifest.claims}),
-            metrics=manifest.claims,
-            verified=data_revision is not None,
-            proctor=version("proctor"),
-            data_revision=data_revision,
-            date=on or date.today().isoformat(),
-        )
-    except ValidationError as error:
-        raise InputError(f"{bundle.name}: its record cannot say this: {complaint(error)}.") from None
-
-
-def write_record(path: Path, entry: Record) -> None:
-    results.write_json(path, entry.model_dump(by_alias=True))
+        parse_manifest(text)
+    except ValueError as error:
+        raise InputError(f"{target}: its manifest would be refused: {error}. {FORMAT} describes it.") from None
+    try:
+        with replacing(target) as partial:
+            with (
+                partial.open("wb") as file,
+                gzip.GzipFile("", "wb", COMPRESSION_LEVEL, file, mtime=0) as packed,
+                tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+            ):
+                _add(tar, MANIFEST, len(text), io.BytesIO(text))
+                for entry, anomaly_map in zip(manifest.maps, maps, strict=True):
+                    _add(tar, entry.member, entry.bytes, io.BytesIO(_npy(anomaly_map)))
+                for weights_entry, path in zip(manifest.weights, weights, strict=True):
+                    with path.open("rb") as content:
+                        _add(tar, weights_entry.member, weights_entry.bytes, content)
+            return sha256(partial)
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({error}). Choose another path, or free disk space.") from None
 
 
 def _folders(names: Sequence[str]) -> list[Path]:
     """The folders of runs, each once, in a fixed order."""
-    found: set[Path] = set()
+    folders: set[Path] = set()
     for name in names:
         folder = results.RESULTS / "predictions" / name.rstrip("/")
         runs = {folder} if (folder / "record.json").is_file() else {p.parent for p in folder.glob("*/record.json")}
         if not runs:
             raise InputError(
-                f"There is no finished run {name!r} in {results.RESULTS / 'predictions'}. Name a group "
+                f"There is no finished run {name!r} in {results.RESULTS / 'predictions'}. Give a group "
                 "(VARIANT-DATASET-PROTOCOL) or a run (GROUP/SPLIT-seedK); `proctor status` lists them."
             )
-        found |= runs
-    return sorted(found)
+        folders |= runs
+    return sorted(folders)
 
 
-def _load(folder: Path) -> tuple[StoredRecord, dict[str, Predictions]]:
+def _load(folder: Path) -> tuple[Record, dict[str, Predictions]]:
     try:
         return results.load(folder)
     except ValueError as error:
-        raise InputError(f"{error}. Run `dvc repro` to make it again.") from None
+        raise InputError(f"{error}. Run `dvc repro` to restore it.") from None
 
 
-def _refuse_mixed(folders: Sequence[Path], records: Sequence[StoredRecord]) -> None:
-    """A bundle is one experiment: only split and seed differ between its runs."""
+def _require_one_experiment(folders: Sequence[Path], records: Sequence[Record]) -> None:
+    """Runs in a bundle differ only in split and seed."""
     for name in ("variant", "method", "dataset", "protocol", "selection", "teacher", "compute", "hyper_parameters"):
         for folder, entry in zip(folders, records, strict=True):
             if getattr(entry, name) != getattr(records[0], name):
                 raise InputError(
                     f"{folder.parent.name}/{folder.name} has another {name} than "
-                    f"{folders[0].parent.name}/{folders[0].name}; a bundle is one experiment. Write two bundles."
+                    f"{folders[0].parent.name}/{folders[0].name}; a bundle holds one experiment. Write two bundles."
                 )
 
 
-def _claims(group: str, records: Sequence[StoredRecord]) -> list[Value]:
+def _claims(group: str, records: Sequence[Record]) -> list[Value]:
     """The scored values of these runs.
 
     Raises:
-        InputError: a run has not been scored as it is now.
+        InputError: a run was not scored in its present state, or a value is not possible.
     """
-    rows = summary.read_scores([group])
+    rows, path = summary.read_scores([group]), results.RESULTS / "scores" / f"{group}.csv"
     claims = []
     for entry in records:
         of_run = rows[rows["fingerprint"] == entry.fingerprint]
         if set(of_run["category"]) != set(entry.categories):
-            raise InputError(
-                f"{results.RESULTS}/scores/{group}.csv does not hold the stored run {entry.stem}: `dvc repro` scores "
-                "it."
-            )
+            raise InputError(f"{path} has no values of the stored run {entry.stem}. Run `dvc repro` to score it.")
         for row in of_run[of_run["value"].notna()].to_dict("records"):
-            claims.append(Value.model_validate({name: row[name] for name in Value.model_fields}))
+            try:
+                claims.append(Value.model_validate({name: row[name] for name in Value.model_fields}))
+            except ValidationError as error:
+                problem = f"{row['category']}, {row['metric']}: {first_error(error)}"
+                raise InputError(f"{path}: {problem}. Run `dvc repro` to score it again.") from None
     return sorted(claims, key=lambda claim: (claim.category, claim.seed))
 
 
 def _manifest(
-    about: dict[str, Any],
-    records: Sequence[StoredRecord],
+    fields: dict[str, str | None],
+    records: Sequence[Record],
     claims: Sequence[Value],
     maps: Sequence[Map],
     weights: Sequence[Weights],
@@ -201,7 +196,7 @@ def _manifest(
     budget = {name: parameters[name] for name in ("epochs", "batch_size", "image_size") if name in parameters}
     runs = [
         entry.model_dump(include={"split", "seed", "fingerprint", "fingerprint_parts", "data"})
-        # The name of the host and of the job say nothing of the numbers, but may say something of the user.
+        # The names of host and job do not affect the values, and may identify the user.
         | {"environment": entry.provenance.model_dump(exclude={"host", "job"})}
         for entry in records
     ]
@@ -210,8 +205,7 @@ def _manifest(
             {
                 "format": "proctor-bundle",
                 "schema": 1,
-                "name": first.variant,
-                **about,
+                **fields,
                 **first.model_dump(include={"method", "variant", "dataset", "protocol", "selection"}),
                 "teacher": first.teacher.model_dump(include={"name", "pretraining"}) if first.teacher else None,
                 "budget": budget | {"precision": first.compute["precision"]},
@@ -223,16 +217,18 @@ def _manifest(
             }
         )
     except ValidationError as error:
-        raise InputError(f"A bundle cannot say this: {complaint(error)}. {FORMAT} has the alphabets.") from None
+        problem = f"Not possible in a bundle: {first_error(error)}"
+        raise InputError(f"{problem}. {FORMAT} lists the allowed characters of each field.") from None
 
 
-def _weights(path: Path) -> Weights:
+def _weights_entry(path: Path) -> Weights:
     try:
         return Weights(name=path.name, bytes=path.stat().st_size, sha256=sha256(path))
     except OSError as error:
         raise InputError(f"--weights {path}: cannot be read ({error}). Correct the path.") from None
     except ValidationError as error:
-        raise InputError(f"--weights {path}: {complaint(error)}. Give a .safetensors file of a plain name.") from None
+        cure = "Give a .safetensors file whose name has only letters, digits and `_.+-`."
+        raise InputError(f"--weights {path}: {first_error(error)}. {cure}") from None
 
 
 def _npy(array: np.ndarray) -> bytes:
@@ -246,7 +242,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    member = tarfile.TarInfo(name)  # of no time and no owner
-    member.size = len(content)
-    tar.addfile(member, io.BytesIO(content))
+def _add(tar: tarfile.TarFile, name: str, size: int, content: IO[bytes]) -> None:
+    member = tarfile.TarInfo(name)  # without time and owner
+    member.size = size
+    tar.addfile(member, content)

@@ -134,11 +134,11 @@ def _draw(root: Path, category: str, size: int, seed: int) -> tuple[score.Cell, 
 
 def _pack(target: Path, cells: dict[str, tuple[score.Cell, NDArray[np.bool_], list[Value]]]) -> None:
     pairs = [
-        (bundle.describe(0, key, float(value), one), one)
+        (bundle.map_entry(0, key, float(value), one), one)
         for cell, _, _ in cells.values()
         for key, value, one in zip(cell.keys, cell.scores, cell.maps, strict=True)
     ]
-    pairs.sort(key=lambda pair: pair[0].place)
+    pairs.sort(key=lambda pair: pair[0].sort_key)
     manifest = Manifest(
         format="proctor-bundle", schema=1, name="drawn", method="drawn", variant="drawn", dataset="mvtec_ad",
         protocol="one_class", licence="Apache-2.0", contact="none", maps=[entry for entry, _ in pairs],
