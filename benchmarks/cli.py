@@ -151,31 +151,19 @@ def run(
 
 @app.command()
 def doctor(as_json: JsonOption = False) -> None:
-    """Check the data sets and teachers of params.yaml, file by file."""
-    from benchmarks import datasets
-    from methods import teachers
+    """Find everything in params.yaml, data sets and teachers that would stop or spoil the suite, file by file."""
+    from benchmarks import doctor as checks
 
-    values = parameters.load()
-    found: list[dict[str, str]] = []
-    for name in values.datasets:
-        try:
-            dataset = datasets.load(name, values.roots.get(name), values.categories.get(name))
-        except InputError as error:
-            found.append({"what": name, "severity": "error", "message": str(error)})
-            continue
-        found += [{"what": name, "severity": p.severity, "message": p.message} for p in dataset.problems()]
-    for name in values.weight_files:
-        try:
-            teachers.load(name, values.weight_files)
-        except InputError as error:
-            found.append({"what": name, "severity": "error", "message": str(error)})
+    report = checks.examine(parameters.load())
     if as_json:
-        print(json.dumps(found, indent=1))
-    for problem in () if as_json else found:
-        console.print(f"[bold]{problem['severity']}[/] {problem['what']}: {problem['message']}", highlight=False)
-    errors = sum(problem["severity"] == "error" for problem in found)
-    console.print(f"{len(values.datasets)} data sets, {len(values.weight_files)} weight files: {errors} errors.")
-    raise typer.Exit(1 if errors else 0)
+        print(json.dumps(report.as_json(), indent=1))
+    else:
+        if report.contents:
+            Console(width=None if sys.stdout.isatty() else 200).print(checks.table(report.contents))
+        for finding in report.findings:
+            console.print(finding.line, markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{len(report.contents)} categories: {report.errors} errors, {len(report.findings)} findings in all.")
+    raise typer.Exit(1 if report.errors else 0)
 
 
 @app.command()
@@ -185,9 +173,9 @@ def fetch(
     """Generate or download a data set, or say how to get it where its licence wants you to ask."""
     from benchmarks import datasets
 
-    target = root or datasets.default_root(dataset)
+    target = datasets.expand_path(root) if root else datasets.default_root(dataset)
     datasets.find(dataset).fetch(target)
-    console.print(f"{dataset} is at {target}.")
+    console.print(f"{dataset} is at {target}.", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -396,9 +384,8 @@ def _expand() -> Iterator[Run | Unsupported]:
 
     values = parameters.load()
     for name in values.datasets:
-        root = values.roots.get(name) or datasets.default_root(name)
-        if not root.exists():
-            datasets.find(name).fetch(root)
+        if datasets.is_to_be_fetched(name, values.roots.get(name)):
+            datasets.find(name).fetch(datasets.default_root(name))
     return runs.expand(values)
 
 

@@ -88,10 +88,11 @@ def expand(params: Params, only: str | None = None) -> Iterator[Run | Unsupporte
             a data set that is missing or broken, weights that are missing or belong to another architecture.
     """
     from benchmarks import datasets, interference, protocols
+    from benchmarks.datasets import _checks
 
     loaded = {d: datasets.load(d, params.roots.get(d), params.categories.get(d)) for d in params.datasets}
     for dataset in () if only else loaded.values():
-        dataset.check()
+        _checks.check(dataset)
         if params.interference:
             interference.check(dataset)
     # Reading a revision looks at every file; runs share them.

@@ -35,6 +35,7 @@ ORDER = [
     "archive",
     "verify",
     "board",
+    "doctor",
     "cli",
 ]
 FORBIDDEN = {"score": {"runner", "launch"}, "runner": {"metrics"}, "launch": {"metrics"}, "runs": {"metrics"}}
