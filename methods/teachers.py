@@ -225,6 +225,8 @@ def check_hub(name: str, weights: Mapping[str, Path]) -> None:
     if origin.file or name.endswith("." + UNTRAINED):
         return
     pinned: Any = timm.get_pretrained_cfg(name)
+    if not pinned.hf_hub_id:
+        return  # timm has only the address of a file, and fetches it when it is needed
     repository, _, revision = pinned.hf_hub_id.partition("@")
     file = pinned.hf_hub_filename or "model.safetensors"
     if isinstance(try_to_load_from_cache(repository, file, revision=revision or None), str):

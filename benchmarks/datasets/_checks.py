@@ -106,7 +106,7 @@ def left_out(dataset: Dataset, category: str) -> Iterator[Problem]:
             if is_image(path):
                 message = (
                     f"{path}: image that is not read; images are read from train/good, validation/good and test/*, "
-                    "masks from ground_truth/*, neither from sub-folders of these. Move it, or delete it."
+                    "masks from ground_truth/DEFECT, neither from sub-folders of these. Move it, or delete it."
                 )
                 yield Problem("warning", message, f"images left out of {place}")
             elif place:  # at the top lie licences and readme files

@@ -123,7 +123,7 @@ def _sbit(path: Path) -> int:
             length, name = struct.unpack(">I4s", start)
             if name == b"sBIT":
                 bits = max(file.read(length), default=0)
-                return bits if 8 < bits < 16 else 0
+                return bits if 8 <= bits <= 16 else 0
             if name == b"IDAT":
                 break
             file.seek(length + 4, 1)

@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple, TypeVar
 
 import platformdirs
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 
 from benchmarks.datasets._depth import PixelRange
@@ -83,7 +84,7 @@ def in_parallel(read: Callable[[K], T], inputs: Sequence[K], description: str) -
     hidden = not inputs or not console.is_terminal
     with ThreadPoolExecutor() as pool:  # decoding and hashing release the GIL
         results = pool.map(attempt, inputs)
-        shown = track(results, description, len(inputs), console=console, transient=True, disable=hidden)
+        shown = track(results, escape(description), len(inputs), console=console, transient=True, disable=hidden)
         return dict(zip(inputs, shown, strict=True))
 
 

@@ -105,8 +105,9 @@ def read_header(path: Path) -> Header:
 
 def count_frames(path: Path) -> int:
     """How many images the file holds; the first is what is read."""
-    with _opened(path) as image:
+    with _opened(path) as image, suppress(*UNREADABLE):  # damage behind the first frame does not matter
         return getattr(image, "n_frames", 1)
+    return 1
 
 
 def decode(path: Path) -> tuple[Image.Image, PixelRange]:
@@ -164,12 +165,13 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
             yield image
     except InputError:
         raise
-    except Image.DecompressionBombError:
+    except Image.DecompressionBombError as error:
+        pixels = re.search(r"\d+", str(error))
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise FileError.of(
             "too large",
             path,
-            f"more than {limit / 1e6:,.0f} million pixels, the limit of what is read. "
+            f"{int(pixels[0]) if pixels else 0:,} pixels, more than the {limit:,} that are read. "
             "Cut it into tiles, or scale it down, together with its mask.",
         ) from None
     except UNREADABLE as error:
