@@ -156,9 +156,7 @@ def _teacher(name: str, params: Params) -> Iterator[Finding]:
 
     file = params.weight_files.get(name)
     if name in params.pretrain and file and not file.is_file():
-        message = (
-            f"not trained yet; `dvc repro` or `proctor pretrain {name}` does; then the plan can be checked."
-        )
+        message = f"not trained yet; `dvc repro` or `proctor pretrain {name}` does; then the plan can be checked."
         yield Finding("notice", name, message)
         return
     try:

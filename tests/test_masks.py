@@ -38,7 +38,7 @@ def transparent_background() -> Image.Image:
     return image
 
 
-BLACK, WHITE, RED, BLUE = (0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 0, 200)
+BLACK, WHITE, RED = (0, 0, 0), (255, 255, 255), (255, 0, 0)
 EXACT: dict[str, Callable[[], Image.Image]] = {
     "grey 0/255": lambda: Image.fromarray(GREY),
     "grey 0/1": lambda: Image.fromarray(DISC.astype(np.uint8)),
@@ -148,6 +148,14 @@ def floating_point(path: Path) -> None:
     Image.fromarray(DISC.astype(np.float32)).save(path, "TIFF")
 
 
+def red_on_blue(path: Path) -> None:
+    palette(DISC, (0, 0, 255), (255, 0, 0)).save(path)
+
+
+def labels_from_one(path: Path) -> None:
+    Image.fromarray(DISC.astype(np.uint8) + 1).save(path)
+
+
 def negative(path: Path) -> None:
     Image.fromarray(-DISC.astype(np.int32)).save(path, "TIFF")
 
@@ -159,6 +167,8 @@ def negative(path: Path) -> None:
         (faint_jpeg, "grey levels up to 1, none above half of 255.*lossless PNG"),
         (wholly_transparent, "wholly transparent. Save it without alpha"),
         (floating_point, "floating-point pixels have no fixed range"),
+        (red_on_blue, "2 values or colours, none of which is black.*Save it with 0 for the background"),
+        (labels_from_one, "2 values or colours, none of which is black.*Save it with 0 for the background"),
         (negative, "32-bit values from -1 to 0"),
     ],
 )

@@ -5,7 +5,8 @@ is that of the brightest channel. Where that leaves nothing, alpha itself is the
 canvas. Then one rule says which grey values are defective:
 
 - **Labels.** A lossless file with at most 3 values above 0, or with at most 16 of which none is above half of the full
-  scale: any value above 0 is defective. So are 0/255, VisA's 0, 1, 2, … and LOCO's 249 to 255.
+  scale: any value above 0 is defective. So are 0/255, VisA's 0, 1, 2, … and LOCO's 249 to 255. A file with several
+  labels and no 0 is refused, since any of them may be the background.
 - **Grey levels.** Any other file is anti-aliased or lossy (JPEG): what is above half of the full scale is defective.
   A file that has grey levels, but none above half, is refused.
 """
@@ -42,8 +43,8 @@ def read_mask(path: Path) -> Mask:
     """Decode a mask file and cut it by the rule of this module.
 
     Raises:
-        FileError: as `read_image`; or the file has 16-bit colours or no visible pixel, or grey levels of which none is
-            above half of the full scale.
+        FileError: as `read_image`; or the file has 16-bit colours, no visible pixel, several labels and no background,
+            or grey levels of which none is above half of the full scale.
     """
     image, deep = decode(path)
     if deep.colour:
@@ -55,6 +56,8 @@ def read_mask(path: Path) -> Mask:
     above = present[present > 0]
     dark = not len(above) or above[-1] <= full / 2
     if not len(above) or (not lossy and len(above) <= (DARK_LABELS if dark else LABELS)):
+        if 1 < len(present) == len(above):
+            raise _no_background(path, len(present))
         return Mask(values, values > 0, len(present), "labels", carrier)
     if dark:
         raise FileError.of(
@@ -90,9 +93,16 @@ def _shown(path: Path, image: Image.Image) -> tuple[NDArray[np.integer], Literal
         return np.asarray(image), "grey"
     if image.mode in ("1", "L"):
         return np.asarray(image.convert("L")), "grey"
-    grey = np.asarray(image.convert("RGB")).max(axis=2)
-    if image.mode == "P":
-        if grey.min() == grey.max():  # a palette of one colour: labels, which no viewer shows
+    colours = np.asarray(image.convert("RGB"))  # (H, W, 3)
+    grey = colours.max(axis=2)
+    if grey.min() == grey.max():  # equally bright, so that brightness does not tell the shape
+        if (colours != colours[0, 0]).any():
+            raise _no_background(path, len(np.unique(colours.reshape(-1, 3), axis=0)))
+        if image.mode == "P":  # labels that no viewer shows
             return np.asarray(image), "palette"
-        return grey, "palette"
-    return grey, "grey"
+    return grey, "palette" if image.mode == "P" else "grey"
+
+
+def _no_background(path: Path, count: int) -> FileError:
+    message = f"mask with {count} values or colours, none of which is black, so its background is unknown. "
+    return FileError.of("mask", path, message + "Save it with 0 for the background, and 255 for defect.")
