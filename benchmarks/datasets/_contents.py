@@ -92,7 +92,7 @@ def _read_category(
 
 
 def _facts(read: Callable[[K], T], inputs: Iterable[K], description: str) -> dict[K, T]:
-    """What `read` gives, without the files that changed since they were found sound."""
+    """What `read` gives, without files that changed meanwhile."""
     results = in_parallel(read, list(inputs), description)
     return {key: result for key, result in results.items() if not isinstance(result, InputError)}
 

@@ -43,7 +43,7 @@ class Folder(Dataset):
         return super().is_category(folder) and any((folder / part).is_dir() for part in ("train", "test"))
 
     def items(self, category: str, split: SplitName) -> list[Item]:
-        found: list[Item] = []
+        items: list[Item] = []
         for folder in list_folders(self.split_folder(category, split)):
             if folder.name == "ground_truth" or (split != "test" and folder.name != "good"):
                 continue  # the images of the latter are reported as left out
@@ -54,8 +54,8 @@ class Folder(Dataset):
                 masks = self.pairs(category, folder.name, [path.stem for path in paths]).masks
             for path in paths:
                 key = f"{category}/{split}/{folder.name}/{path.stem}"
-                found.append(Item(key, category, split, folder.name, path, masks.get(path.stem, ())))
-        return sorted(found)
+                items.append(Item(key, category, split, folder.name, path, masks.get(path.stem, ())))
+        return sorted(items)
 
     def split_folder(self, category: str, split: SplitName) -> Path:
         """Where the folders `good` and those of the defects lie."""
