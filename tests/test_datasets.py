@@ -516,8 +516,11 @@ def test_an_orientation_that_says_nothing_is_no_error(tree: Path) -> None:
 def test_a_turned_mask_is_answered_with_the_tag_and_not_with_its_size(tree: Path) -> None:
     oriented(tree / "nut" / "test" / "crack" / "900.jpg")
     mask(tree / "nut" / "ground_truth" / "crack" / "900_mask.png", size=SIZE[::-1])
-    (found,) = messages(datasets.load("folder", tree)).splitlines()
+    dataset = datasets.load("folder", tree)
+    (found,) = messages(dataset).splitlines()
     assert "900.jpg: EXIF orientation 6" in found
+    with pytest.raises(InputError, match=r"900\.jpg: EXIF orientation 6"):
+        dataset.truth(next(item for item in dataset.items("nut", "test") if item.image.stem == "900"))
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -594,9 +597,11 @@ def test_several_frames_are_told_and_the_first_is_read(tree: Path) -> None:
 def test_two_masks_for_one_image_are_refused_by_name(tree: Path, ours: str, extra: str) -> None:
     mask(tree / "nut" / "ground_truth" / "crack" / extra)
     dataset = datasets.load("folder", tree)
-    with pytest.raises(InputError, match=r"are both masks of the image '00.'. Keep one") as error:
+    with pytest.raises(InputError, match=r"are both masks of the same image\. Keep one") as error:
         _checks.check(dataset)
     assert ours in str(error.value) and extra in str(error.value)
+    with pytest.raises(InputError, match="Keep one"):
+        dataset.truth(next(item for item in dataset.items("nut", "test") if len(item.masks) == 2))
 
 
 @pytest.mark.parametrize(

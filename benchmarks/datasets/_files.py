@@ -89,8 +89,14 @@ def read_image(path: Path, bit_depth: int | None = None) -> Tensor:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(H, W) from the file's header."""
-    return read_header(path)[:2]
+    """(H, W) from the file's header.
+
+    Raises:
+        FileError: as `read_header`, or the image has an EXIF orientation.
+    """
+    header = read_header(path)
+    _refuse_orientation(path, header)
+    return header.height, header.width
 
 
 def read_header(path: Path) -> Header:
@@ -119,6 +125,14 @@ def decode(path: Path) -> tuple[Image.Image, PixelRange]:
     with _opened(path) as image:
         header = _header(image)
         image.load()
+    _refuse_orientation(path, header)
+    if image.mode in ("F", "LAB"):
+        kind = "floating-point pixels have no fixed range" if image.mode == "F" else "L*a*b* pixels are not read"
+        raise FileError.of("mode", path, f"{kind}. Save it with 8 or 16 bits a channel, in grey or RGB.")
+    return image, _pixel_range(path, image, header)
+
+
+def _refuse_orientation(path: Path, header: Header) -> None:
     if header.orientation != 1:
         raise FileError.of(
             "orientation",
@@ -127,10 +141,6 @@ def decode(path: Path) -> tuple[Image.Image, PixelRange]:
             "another picture. Store image and mask alike: as shown (`magick mogrify -auto-orient FILE`), or, if the "
             "masks were drawn on the stored pixels, without the tag (`exiftool -n -Orientation=1 FILE`).",
         )
-    if image.mode in ("F", "LAB"):
-        kind = "floating-point pixels have no fixed range" if image.mode == "F" else "L*a*b* pixels are not read"
-        raise FileError.of("mode", path, f"{kind}. Save it with 8 or 16 bits a channel, in grey or RGB.")
-    return image, _pixel_range(path, image, header)
 
 
 def _pixel_range(path: Path, image: Image.Image, header: Header) -> PixelRange:

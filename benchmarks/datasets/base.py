@@ -85,6 +85,7 @@ class Dataset(ABC):
     # category -> {"train": n, "validation": n, "good": n, and a number for each subset of anomalous test images}
     official_counts: ClassVar[dict[str, dict[str, int]]] = {}
     earlier_counts: ClassVar[dict[str, dict[str, int]]] = {}  # where the authors published other numbers before
+    several_masks: ClassVar[bool] = False  # whether an image has a mask for each of its regions
     other_folders: ClassVar[frozenset[str]] = frozenset()  # names of folders that are not read by design
 
     def __init__(self, root: Path, categories: Sequence[str] | None = None) -> None:
@@ -174,13 +175,15 @@ class Dataset(ABC):
         """The truth about a test image; the mask is the union of the item's masks, at the image's native size.
 
         Raises:
-            InputError: a mask is missing, unreadable, or of another size than its image.
+            InputError: a mask is missing, unreadable, of another size than its image, or one of two for it.
         """
         anomalous = item.defect != "good"
         if self.lacks_masks(item.category):
             return Truth(anomalous, None, (), self.subset(item))
         if anomalous and not item.masks:
             raise InputError(no_mask(item).message)
+        if len(item.masks) > 1 and not self.several_masks:
+            raise InputError(two_masks(item.masks).message)
         mask = np.zeros(image_size(item.image), dtype=bool)  # (H, W)
         for path in item.masks:
             region = read_mask(path).defect
@@ -272,6 +275,12 @@ def no_mask(item: Item) -> Problem:
     """An anomalous test image without a mask, in a category that has masks."""
     message = f"{item.image}: anomalous test image without a mask. Add its mask to the ground truth, or remove it."
     return Problem("error", message, "no mask")
+
+
+def two_masks(masks: Sequence[Path]) -> Problem:
+    """Several masks for an image that should have one."""
+    message = f"{masks[0]} and {masks[1].name} are both masks of the same image. Keep one of them."
+    return Problem("error", message, "two masks")
 
 
 def wrong_size(mask: Path, mask_size: tuple[int, ...], image: Path, size: tuple[int, ...]) -> Problem:

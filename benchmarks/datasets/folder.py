@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from benchmarks.datasets._files import list_folders, list_images
 from benchmarks.datasets._problems import Problem
-from benchmarks.datasets.base import Dataset, Item, SplitName
+from benchmarks.datasets.base import Dataset, Item, SplitName, two_masks
 from methods.base import InputError
 
 
@@ -106,8 +106,7 @@ def pair(stems: Collection[str], files: Iterable[Path]) -> Pairs:
     problems = []
     for stem, paths in fitting.items():
         if len(paths) > 1:
-            message = f"{paths[0]} and {paths[1].name} are both masks of the image {stem!r}. Keep one of them."
-            problems.append(Problem("error", message, "two masks"))
+            problems.append(two_masks(paths))
         elif paths and images_of[paths[0]] > 1:
             message = f"{paths[0]}: mask of several images, {stem!r} among them. Name all masks alike, as STEM_mask.*."
             problems.append(Problem("error", message, "two images"))

@@ -31,6 +31,7 @@ class MVTecLOCO(Folder):
         "open the homepage, fill in the form of the downloads page, and extract the archive so that "
         "ROOT/breakfast_box, … exist: mkdir ROOT && tar -xf mvtec_loco_anomaly_detection.tar.xz -C ROOT."
     )
+    several_masks = True
     earlier_counts = official_counts("mvtec_loco", "earlier")
     official_counts = official_counts("mvtec_loco")
 
