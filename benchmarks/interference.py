@@ -25,6 +25,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from benchmarks.datasets._files import image_size
 from benchmarks.datasets.base import Dataset, Item, opaque_key
 from methods.base import InputError, Sample
 
@@ -86,9 +87,9 @@ def sample(dataset: Dataset, probe: Probe) -> Sample:
 
 def mask(dataset: Dataset, probe: Probe) -> np.ndarray:
     """Where the patch lies, (H, W) bool at A's native size. Only `benchmarks.score` reads it."""
-    found = np.zeros_like(dataset.truth(probe.a).mask)
-    found[_box(probe, *found.shape)] = True
-    return found
+    patch = np.zeros(image_size(probe.a.image), dtype=bool)
+    patch[_box(probe, *patch.shape)] = True
+    return patch
 
 
 def _box(probe: Probe, height: int, width: int) -> tuple[slice, slice]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import methods
 from benchmarks import fingerprint, interference, protocols
+from benchmarks.datasets import _checks
 from benchmarks.datasets.base import Dataset
 from benchmarks.params import Params
 from benchmarks.plan import Run, Unsupported
@@ -47,7 +48,7 @@ def _dataset(name: str, params: Params, shared: fingerprint.Shared) -> Dataset:
     """A data set whose folders, names and mask sizes have been checked."""
     source = _source(name, params)
     dataset = shared.dataset(name, source["root"], source["categories"] and tuple(source["categories"]))
-    dataset.check()
+    _checks.check(dataset)
     if params.interference:
         interference.check(dataset)
     for protocol in params.protocols:

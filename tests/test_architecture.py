@@ -36,6 +36,7 @@ ORDER = [
     "archive",
     "verify",
     "board",
+    "doctor",
     "cli",
 ]
 FORBIDDEN = {"score": {"runner", "launch"}, "runner": {"metrics"}, "launch": {"metrics"}, "runs": {"metrics"}}

@@ -77,31 +77,19 @@ def plan(
 
 @app.command()
 def doctor(as_json: JsonOption = False) -> None:
-    """Check the data sets and teachers of params.yaml, file by file."""
-    from benchmarks import datasets
-    from methods.components import teachers
+    """Find everything in params.yaml, data sets and teachers that would stop or spoil the suite, file by file."""
+    from benchmarks import doctor as checks
 
-    values = parameters.load()
-    found: list[dict[str, str]] = []
-    for name in values.datasets:
-        try:
-            dataset = datasets.load(name, values.roots.get(name), values.categories.get(name))
-        except InputError as error:
-            found.append({"what": name, "severity": "error", "message": str(error)})
-            continue
-        found += [{"what": name, "severity": p.severity, "message": p.message} for p in dataset.problems()]
-    for name in values.weight_files:
-        try:
-            teachers.load(name, values.weight_files)
-        except InputError as error:
-            found.append({"what": name, "severity": "error", "message": str(error)})
+    report = checks.examine(parameters.load())
     if as_json:
-        print(json.dumps(found, indent=1))
-    for problem in () if as_json else found:
-        console.print(f"[bold]{problem['severity']}[/] {problem['what']}: {problem['message']}", highlight=False)
-    errors = sum(problem["severity"] == "error" for problem in found)
-    console.print(f"{len(values.datasets)} data sets, {len(values.weight_files)} weight files: {errors} errors.")
-    raise typer.Exit(1 if errors else 0)
+        print(json.dumps(report.as_json(), indent=1))
+    else:
+        if report.contents:
+            wide_console().print(checks.table(report.contents))
+        for finding in report.findings:
+            say(finding.line)
+    say(f"{len(report.contents)} categories: {report.errors} errors, {len(report.findings)} findings in all.")
+    raise typer.Exit(1 if report.errors else 0)
 
 
 @app.command()
@@ -111,7 +99,7 @@ def fetch(
     """Generate or download a data set, or say how to get it where its licence wants you to ask."""
     from benchmarks import datasets
 
-    target = root or datasets.default_root(dataset)
+    target = datasets.expand_path(root) if root else datasets.default_root(dataset)
     datasets.find(dataset).fetch(target)
     say(f"{dataset} is at {target}.")
 
@@ -133,9 +121,8 @@ def _fetch_missing(values: parameters.Params) -> None:
     from benchmarks import datasets
 
     for name in values.datasets:
-        root = values.roots.get(name) or datasets.default_root(name)
-        if not root.exists():
-            datasets.find(name).fetch(root)
+        if datasets.is_to_be_fetched(name, values.roots.get(name)):
+            datasets.find(name).fetch(datasets.default_root(name))
 
 
 def _explain(entry: Run | None) -> None:

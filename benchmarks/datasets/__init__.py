@@ -1,15 +1,14 @@
-"""Data sets. The file name is the registry: `load("visa")` reads `visa.py`. `base.py` and `_*.py` are none."""
+"""Data sets. The file name is the registry: `load("visa")` reads `visa.py`. `base.py` and `_*.py` are shared code."""
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.datasets.base import Dataset
-from methods.base import InputError
+from methods.base import InputError, did_you_mean
 
 
 def available() -> list[str]:
@@ -25,9 +24,7 @@ def find(name: str) -> type[Dataset]:
         InputError: there is no such data set; lists those there are.
     """
     if name not in available():
-        close = difflib.get_close_matches(name, available(), n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise InputError(f"Unknown data set {name!r}.{hint} Available: {', '.join(available())}.")
+        raise InputError(f"There is no data set {name!r}. {did_you_mean(name, available())}")
     module = importlib.import_module(f"{__name__}.{name}")
     return next(
         value
@@ -36,9 +33,19 @@ def find(name: str) -> type[Dataset]:
     )
 
 
+def variable(name: str) -> str:
+    """The environment variable that may name the root of a data set."""
+    return f"PROCTOR_{name.upper()}_ROOT"
+
+
 def default_root(name: str) -> Path:
     """Where a data set is looked for if no root is given: $PROCTOR_<NAME>_ROOT, else data/<name>."""
-    return Path(os.environ.get(f"PROCTOR_{name.upper()}_ROOT") or Path("data") / name)
+    return expand_path(os.environ.get(variable(name)) or Path("data") / name)
+
+
+def expand_path(path: str | Path) -> Path:
+    """The path with `~` and environment variables replaced."""
+    return Path(os.path.expanduser(os.path.expandvars(path)))  # unknown users and variables stay as they are
 
 
 def load(name: str, root: str | Path | None = None, categories: Sequence[str] | None = None) -> Dataset:
@@ -46,17 +53,26 @@ def load(name: str, root: str | Path | None = None, categories: Sequence[str] | 
 
     Args:
         name: one of `available()`.
-        root: the folder that holds the categories; None: as `default_root` says.
+        root: the folder that holds the categories, where `~` and `$NAME` are replaced; None: as `default_root` says.
         categories: which to use; None: all that are on disk.
 
     Raises:
         InputError: unknown name, missing root or category; says how to get the data.
     """
     cls = find(name)
-    folder = Path(root) if root is not None else default_root(name)
+    folder = expand_path(root) if root is not None else default_root(name)
     if not folder.is_dir():
         raise InputError(
             f"{cls.title} is not at {folder} (no such folder). Give its root as a parameter, "
-            f"in the environment variable PROCTOR_{name.upper()}_ROOT, or put it at data/{name}.\n{cls.how_to_get()}"
+            f"in the environment variable {variable(name)}, or put it at data/{name}.\n{cls.how_to_get()}"
         )
     return cls(folder, categories)
+
+
+def is_to_be_fetched(name: str, root: str | Path | None = None) -> bool:
+    """Whether a data set is missing at its default place. Whoever states a root has the data, or made a mistake.
+
+    >>> is_to_be_fetched("toy", "a/root/that/is/not/there")
+    False
+    """
+    return root is None and not os.environ.get(variable(name)) and not default_root(name).exists()

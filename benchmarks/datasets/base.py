@@ -6,15 +6,20 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
+import yaml
+from pydantic import BaseModel, Field, ValidationError
 
-from benchmarks.datasets._files import digests, image_size, list_folders, read_image, read_mask
+from benchmarks.datasets._depth import OPTIONS, check_depths
+from benchmarks.datasets._digests import FileDigest, Role, examine
+from benchmarks.datasets._files import image_size, list_folders, read_image
+from benchmarks.datasets._masks import read_mask
+from benchmarks.datasets._problems import FileError, Problem, refusal
 from methods.base import InputError, Sample
 
 SplitName = Literal["train", "validation", "test"]
@@ -40,19 +45,25 @@ class Region(NamedTuple):
 
 
 class Truth(NamedTuple):
-    """What a test image really shows. Only `benchmarks.score` reads it."""
+    """What a test image really shows. Only scoring reads it."""
 
     anomalous: bool
-    mask: np.ndarray  # (H, W) bool at native size; all False for a normal image
+    # (H, W) bool at native size, all False for a normal image; None in a category without any mask
+    mask: np.ndarray | None
     regions: tuple[Region, ...]  # for sPRO; empty where the data set has no saturation thresholds
     subset: str  # "good", "logical", "structural"; "anomalous" where the data set does not tell them apart
 
 
-class Problem(NamedTuple):
-    """Something wrong on disk. A notice leaves the data usable; an error does not."""
+def masks_of(truths: Sequence[Truth]) -> list[np.ndarray] | None:
+    """The masks of a category's test images; None where the data set has none for it."""
+    masks = [truth.mask for truth in truths if truth.mask is not None]
+    return masks if len(masks) == len(truths) else None
 
-    severity: Literal["error", "notice"]
-    message: str  # names the file or folder, the value and the cure
+
+class Options(BaseModel, extra="forbid", frozen=True):
+    """What a user states about the files of a data set, in `dataset.yaml` in its root."""
+
+    bit_depth: int | None = Field(None, ge=8, le=16)  # significant bits of the values in 16-bit images
 
 
 class Dataset(ABC):
@@ -70,26 +81,29 @@ class Dataset(ABC):
     licence: ClassVar[str]
     homepage: ClassVar[str]
     download: ClassVar[str]  # how a user gets it: one or two sentences
+    fetchable: ClassVar[bool] = False  # whether `fetch` puts it on disk
     # category -> {"train": n, "validation": n, "good": n, and a number for each subset of anomalous test images}
     official_counts: ClassVar[dict[str, dict[str, int]]] = {}
+    earlier_counts: ClassVar[dict[str, dict[str, int]]] = {}  # where the authors published other numbers before
+    several_masks: ClassVar[bool] = False  # whether an image has a mask for each of its regions
+    other_folders: ClassVar[frozenset[str]] = frozenset()  # names of folders that are not read by design
 
     def __init__(self, root: Path, categories: Sequence[str] | None = None) -> None:
         self.root = Path(root)
         if not self.root.is_dir():
             raise InputError(f"{self.title}: {self.root} is not a folder.\n{self.how_to_get()}")
-        present = [folder.name for folder in list_folders(self.root) if self.is_category(folder)]
-        if not present:
-            raise InputError(
-                f"{self.title}: {self.root} holds no category folder. Point at the folder that holds the categories "
-                f"themselves{_such_as(self.official_counts)}, or extract the archive again.\n{self.how_to_get()}"
-            )
+        self.on_disk = tuple(folder.name for folder in list_folders(self.root) if self.is_category(folder))
+        if not self.on_disk:
+            raise InputError(f"{self.title}: {self.root} holds no category folder. {self._where_they_are()}")
         for category in categories or ():
-            if category not in present:
+            if category not in self.on_disk:
                 raise InputError(
                     f"{self.title}: no category {category!r} in {self.root}. "
-                    f"On disk: {', '.join(present)}. Correct the name, or extract the archive again."
+                    f"On disk: {', '.join(self.on_disk)}. Correct the name, or extract the archive again."
                 )
-        self.categories = tuple(dict.fromkeys(categories)) if categories else tuple(present)
+        self.categories = tuple(dict.fromkeys(categories)) if categories else self.on_disk
+        self.options = _options(self.root / OPTIONS)
+        self._lacks_masks: dict[str, bool] = {}
 
     @classmethod
     def name(cls) -> str:
@@ -105,7 +119,7 @@ class Dataset(ABC):
         """Put the data set into `root`, which must not exist yet.
 
         Raises:
-            InputError: the licence wants a person to do it; the message says how.
+            InputError: the licence asks that a person does it, or the download failed; the message says how.
         """
         raise InputError(f"{cls.title} cannot be downloaded by a program.\n{cls.how_to_get()}\nExtract it to {root}.")
 
@@ -139,29 +153,42 @@ class Dataset(ABC):
         return []
 
     def misplaced(self, category: str) -> list[Problem]:
-        """What only the layout can know: masks without an image, folders that should not be there."""
+        """What only the layout can know: masks without an image, two masks for one image."""
         return []
 
     # What follows from the items.
 
     def sample(self, item: Item) -> Sample:
         """What a method may see of an item. The image is decoded when it is read, as `read_image` says."""
-        return Sample(opaque_key(item), item.category, partial(read_image, item.image))
+        return Sample(
+            opaque_key(item), item.category, partial(read_image, item.image, bit_depth=self.options.bit_depth)
+        )
+
+    def lacks_masks(self, category: str) -> bool:
+        """Whether a category has anomalous test images, but no mask at all: its pixels cannot be scored."""
+        if category not in self._lacks_masks:
+            masks = [item.masks for item in self.items(category, "test") if item.defect != "good"]
+            self._lacks_masks[category] = bool(masks) and not any(masks)
+        return self._lacks_masks[category]
 
     def truth(self, item: Item) -> Truth:
         """The truth about a test image; the mask is the union of the item's masks, at the image's native size.
 
         Raises:
-            InputError: a mask is missing, unreadable, or of another size than its image.
+            InputError: a mask is missing, unreadable, of another size than its image, or one of two for it.
         """
-        mask = np.zeros(image_size(item.image), dtype=bool)  # (H, W)
         anomalous = item.defect != "good"
+        if self.lacks_masks(item.category):
+            return Truth(anomalous, None, (), self.subset(item))
         if anomalous and not item.masks:
-            raise InputError(_no_mask(item).message)
+            raise InputError(no_mask(item).message)
+        if len(item.masks) > 1 and not self.several_masks:
+            raise InputError(two_masks(item.masks).message)
+        mask = np.zeros(image_size(item.image), dtype=bool)  # (H, W)
         for path in item.masks:
-            region = read_mask(path) > 0
+            region = read_mask(path).defect
             if region.shape != mask.shape:
-                raise InputError(_wrong_size(path, region.shape, item.image, mask.shape).message)
+                raise InputError(wrong_size(path, region.shape, item.image, mask.shape).message)
             mask |= region
         return Truth(anomalous, mask, self.regions(item), self.subset(item))
 
@@ -171,25 +198,21 @@ class Dataset(ABC):
         counts.update(self.subset(item) for item in self.items(category, "test"))
         return {key: n for key, n in counts.items() if n or key == "train"}
 
-    def check(self) -> list[str]:
-        """Look at folders, names and the sizes of masks: what can be known fast, before any training.
+    def all_items(self, category: str) -> Iterator[Item]:
+        """The items of all splits, and the private ones."""
+        for split in SPLITS:
+            yield from self.items(category, split)
+        yield from self.private(category)
 
-        Returns:
-            Notices, one sentence each.
-
-        Raises:
-            InputError: the data cannot be used; the message lists the first problems with their cures.
-        """
-        found = list(self._structure())
-        errors = [problem.message for problem in found if problem.severity == "error"]
-        if errors:
-            rest = f"\n… and {len(errors) - 8} more; `proctor doctor` lists all." if len(errors) > 8 else ""
-            raise InputError(f"{self.title} in {self.root} cannot be used:\n- " + "\n- ".join(errors[:8]) + rest)
-        return [problem.message for problem in found]
-
-    def problems(self) -> list[Problem]:
-        """What is wrong on disk, one sentence each, naming the file and the cure. Opens every image and mask."""
-        return [*self._structure(), *self._contents()]
+    def files(self, category: str) -> list[tuple[str, Path, Role]]:
+        """Every file that decides results, with the key of its item; side files have none."""
+        files: list[tuple[str, Path, Role]] = [("", path, "other") for path in self.side_files(category)]
+        if (options := self.root / OPTIONS).is_file():
+            files.append(("", options, "other"))
+        for item in self.all_items(category):
+            files.append((item.key, item.image, "image"))
+            files.extend((item.key, path, "mask") for path in item.masks)
+        return files
 
     def revision(self, categories: Iterable[str] | None = None) -> str:
         """Hash of the names and contents of all images, masks and side files of some categories, 32 hex digits.
@@ -198,82 +221,44 @@ class Dataset(ABC):
         decoded and hashed once: digests are remembered by path, size and modification time in the user's cache folder.
 
         Raises:
-            InputError: an image or mask cannot be decoded; the message lists the first ones.
+            InputError: an image or mask cannot be used; the message lists the first ones.
         """
-        files: list[tuple[str, Path]] = []
-        for category in self.categories if categories is None else categories:
-            files += [("", path) for path in self.side_files(category)]
-            for item in self._items(category):
-                files += [(item.key, path) for path in (item.image, *item.masks)]
-        hashes = digests([path for _, path in files])
+        by_category = {name: self.files(name) for name in (self.categories if categories is None else categories)}
+        read = examine({path: role for files in by_category.values() for _, path, role in files})
+        problems = [file_problem(result) for result in read.values() if isinstance(result, InputError)]
+        for files in by_category.values():
+            problems += self.depth_problems([path for _, path, _ in files], read)
+        if problems:
+            raise refusal("These files cannot be used:", problems)
         lines = sorted(
-            f"{key}\0{os.path.relpath(path, self.root)}\0{digest}"
-            for (key, path), digest in zip(files, hashes, strict=True)
+            f"{key}\0{os.path.relpath(path, self.root)}\0{result.digest}"
+            for files in by_category.values()
+            for key, path, _ in files
+            if not isinstance(result := read[path], InputError)
         )
         return hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
 
-    def _items(self, category: str) -> Iterator[Item]:
-        for split in SPLITS:
-            yield from self.items(category, split)
-        yield from self.private(category)
+    def depth_problems(self, paths: Iterable[Path], read: Mapping[Path, FileDigest | InputError]) -> list[Problem]:
+        """What is wrong with the bit depth of a category's files."""
+        ranges = {path: result.values for path in paths if not isinstance(result := read[path], InputError)}
+        try:
+            check_depths(ranges, self.options.bit_depth, self.root)
+        except InputError as error:
+            return [file_problem(error)]
+        return []
 
-    def _structure(self) -> Iterator[Problem]:
-        for category in self.categories:
-            folder = self.root / category
-            counts = self.counts(category)
-            train, normal = counts.pop("train"), counts.pop("good", 0)
-            anomalous = sum(counts.values()) - counts.get("validation", 0)
-            if train == 0:
-                yield Problem("error", f"{folder}: no training images. Extract the archive again.")
-            elif train == 1:
-                yield Problem("notice", f"{folder}: a single training image; some methods need more. Add some.")
-            if normal + anomalous == 0:
-                yield Problem("error", f"{folder}: no test images. Extract the archive again.")
-            elif normal == 0 or anomalous == 0:
-                missing = "normal" if normal == 0 else "anomalous"
-                yield Problem(
-                    "notice",
-                    f"{folder}: no {missing} test image, so AUROC, AP and F1-max of images are undefined. Add some.",
-                )
-            for item in self._items(category):
-                if not item.image.is_file():
-                    yield Problem("error", f"{item.image}: image is missing. Extract the archive again.")
-                elif item.split == "test" and item.defect != "good" and not item.masks:
-                    yield _no_mask(item)
-                else:
-                    yield from _mask_sizes(item)
-            yield from self.misplaced(category)
-            yield from self._counts_that_differ(category)
-
-    def _counts_that_differ(self, category: str) -> Iterator[Problem]:
-        if official := self.official_counts.get(category):
-            counts = self.counts(category)
-            differences = [
-                f"{counts.get(key, 0)} {key} (official {official.get(key, 0)})"
-                for key in dict.fromkeys([*official, *counts])
-                if counts.get(key, 0) != official.get(key, 0)
-            ]
-            if differences:
-                yield Problem(
-                    "notice",
-                    f"{self.root / category}: {', '.join(differences)}; results do not compare with published ones. "
-                    "Unless the subset is meant, extract the archive again.",
-                )
-
-    def _contents(self) -> Iterator[Problem]:
-        for category in self.categories:
-            for item in self._items(category):
-                try:
-                    size = tuple(read_image(item.image).shape[1:])
-                    for path in item.masks:
-                        mask = read_mask(path)
-                        if mask.shape != size:
-                            yield _wrong_size(path, mask.shape, item.image, size)
-                        elif not mask.any():
-                            yield Problem("notice", f"{path}: mask of an anomalous image is empty. Check its label.")
-                    self.regions(item)
-                except InputError as error:
-                    yield Problem("error", str(error))
+    def _where_they_are(self) -> str:
+        """The end of the message that a root holds no category: where they are, or how to get them."""
+        if self.is_category(self.root.resolve()):
+            return f"It is itself a category: give {self.root.resolve().parent} as root."
+        for folder in list_folders(self.root):
+            if any(self.is_category(inner) for inner in list_folders(folder)):
+                return f"{folder} does: give that as root."
+        such_as = f" ({', '.join(list(self.official_counts)[:3])}, …)" if self.official_counts else ""
+        return (
+            f"Point at the folder that holds the categories themselves{such_as}, or extract the archive again.\n"
+            + self.how_to_get()
+        )
 
 
 def opaque_key(item: Item) -> str:
@@ -281,28 +266,41 @@ def opaque_key(item: Item) -> str:
     return f"{item.category}/{item.split}/{hashlib.blake2b(item.key.encode(), digest_size=6).hexdigest()}"
 
 
-def _no_mask(item: Item) -> Problem:
-    return Problem(
-        "error", f"{item.image}: anomalous test image without a mask. Add its mask to the ground truth, or remove it."
-    )
+def file_problem(error: InputError) -> Problem:
+    """A file that cannot be used, as a problem."""
+    return Problem("error", str(error), error.kind if isinstance(error, FileError) else "")
 
 
-def _wrong_size(mask: Path, mask_size: tuple[int, ...], image: Path, size: tuple[int, ...]) -> Problem:
+def no_mask(item: Item) -> Problem:
+    """An anomalous test image without a mask, in a category that has masks."""
+    message = f"{item.image}: anomalous test image without a mask. Add its mask to the ground truth, or remove it."
+    return Problem("error", message, "no mask")
+
+
+def two_masks(masks: Sequence[Path]) -> Problem:
+    """Several masks for an image that should have one."""
+    message = f"{masks[0]} and {masks[1].name} are both masks of the same image. Keep one of them."
+    return Problem("error", message, "two masks")
+
+
+def wrong_size(mask: Path, mask_size: tuple[int, ...], image: Path, size: tuple[int, ...]) -> Problem:
+    """A mask of another size (H, W) than its image."""
     height, width = mask_size
-    return Problem(
-        "error",
+    message = (
         f"{mask}: mask of {width}x{height} pixels, its image {image} has {size[1]}x{size[0]}. "
-        "Save the mask at the image's size.",
+        "Save the mask at the image's size."
     )
+    return Problem("error", message, "mask size")
 
 
-def _mask_sizes(item: Item) -> Iterator[Problem]:
-    """By the headers of the files alone; a header that cannot be read is left to `revision` and `problems`."""
-    with suppress(InputError):
-        for mask in item.masks:
-            if (mask_size := image_size(mask)) != (size := image_size(item.image)):
-                yield _wrong_size(mask, mask_size, item.image, size)
-
-
-def _such_as(names: dict[str, dict[str, int]]) -> str:
-    return f" ({', '.join(list(names)[:3])}, …)" if names else ""
+def _options(path: Path) -> Options:
+    if not path.is_file():
+        return Options()
+    try:
+        return Options.model_validate(yaml.safe_load(path.read_text()) or {})
+    except (yaml.YAMLError, UnicodeDecodeError, ValidationError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{path}: it may hold one line, such as `bit_depth: 12`, with 8 to 16 bits, and does not ({reason}). "
+            "Correct it."
+        ) from None

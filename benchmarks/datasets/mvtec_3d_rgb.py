@@ -20,13 +20,13 @@ class MVTec3DRGB(Folder):
         "ROOT/cable_gland, … exist: mkdir ROOT && tar -xf mvtec_3d_anomaly_detection.tar.xz -C ROOT."
     )
     official_counts = official_counts("mvtec_3d_rgb")
+    other_folders = frozenset({"xyz", "gt"})  # depth; a normal image has an empty mask, which is not read
 
     def images(self, defect: Path) -> list[Path]:
         return list_images(defect / "rgb")
 
-    def masks(self, category: str, defect: str) -> dict[str, tuple[Path, ...]]:
-        return {path.stem: (path,) for path in list_images(self.root / category / "test" / defect / "gt")}
+    def mask_folder(self, category: str, defect: str) -> Path:
+        return self.root / category / "test" / defect / "gt"
 
     def masked_defects(self, category: str) -> list[str]:
-        # A normal test image has an empty mask in "gt" too, which is not read.
-        return [path.name for path in list_folders(self.root / category / "test") if path.name != "good"]
+        return [path.name for path in list_folders(self.root / category / "test")]

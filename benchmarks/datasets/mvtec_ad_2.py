@@ -14,8 +14,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from benchmarks.datasets._files import list_folders, list_images
-from benchmarks.datasets.base import Item, Problem, SplitName
+from benchmarks.datasets._files import list_images
+from benchmarks.datasets._problems import Problem
+from benchmarks.datasets.base import Item, SplitName
 from benchmarks.datasets.folder import Folder
 
 
@@ -45,21 +46,17 @@ class MVTecAD2(Folder):
     def split_folder(self, category: str, split: SplitName) -> Path:
         return self.root / category / ("test_public" if split == "test" else split)
 
-    def masks(self, category: str, defect: str) -> dict[str, tuple[Path, ...]]:
-        folder = self.split_folder(category, "test") / "ground_truth" / defect
-        return {path.stem.removesuffix("_mask"): (path,) for path in list_images(folder)}
-
-    def masked_defects(self, category: str) -> list[str]:
-        return [path.name for path in list_folders(self.split_folder(category, "test") / "ground_truth")]
+    def mask_folder(self, category: str, defect: str) -> Path:
+        return self.split_folder(category, "test") / "ground_truth" / defect
 
     def misplaced(self, category: str) -> list[Problem]:
-        found, official = super().misplaced(category), self.private_counts[category]
+        problems, official = super().misplaced(category), self.private_counts[category]
         for split in self.PRIVATE:
             folder = self.root / category / split
             if (count := len(list_images(folder))) != official:
                 message = f"{folder}: {count} images (official {official}); the server takes all. Extract it again."
-                found.append(Problem("notice", message))
-        return found
+                problems.append(Problem("notice", message))
+        return problems
 
     def private(self, category: str) -> list[Item]:
         return [

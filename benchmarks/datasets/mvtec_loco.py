@@ -9,13 +9,16 @@ naming the defect type in CATEGORY/defects_config.json, with the saturation thre
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.datasets._files import list_folders, list_images, read_mask
-from benchmarks.datasets.base import Item, Problem, Region
-from benchmarks.datasets.folder import Folder
+from benchmarks.datasets._files import list_folders, list_images
+from benchmarks.datasets._masks import read_mask
+from benchmarks.datasets._problems import FileError, Problem
+from benchmarks.datasets.base import Item, Region
+from benchmarks.datasets.folder import Folder, Pairs
 from benchmarks.official_counts import official_counts
 from methods.base import InputError
 
@@ -28,26 +31,34 @@ class MVTecLOCO(Folder):
         "open the homepage, fill in the form of the downloads page, and extract the archive so that "
         "ROOT/breakfast_box, … exist: mkdir ROOT && tar -xf mvtec_loco_anomaly_detection.tar.xz -C ROOT."
     )
+    several_masks = True
+    earlier_counts = official_counts("mvtec_loco", "earlier")
     official_counts = official_counts("mvtec_loco")
 
     def subset(self, item: Item) -> str:
         return item.defect.removesuffix("_anomalies")
 
-    def masks(self, category: str, defect: str) -> dict[str, tuple[Path, ...]]:
-        folder = self.root / category / "ground_truth" / defect
-        found = {path.name: tuple(list_images(path)) for path in list_folders(folder)}
-        return {stem: paths for stem, paths in found.items() if paths}
+    def pairs(self, category: str, defect: str, stems: Sequence[str]) -> Pairs:
+        """Each image has a folder of masks, one for each region."""
+        folders = list_folders(self.mask_folder(category, defect))
+        masks = {folder.name: tuple(list_images(folder)) for folder in folders}
+        problems = [
+            Problem("error", f"{folder}: masks without their image. Extract the archive again.", "no image")
+            for folder in folders
+            if masks[folder.name] and folder.name not in stems
+        ]
+        return Pairs({stem: paths for stem, paths in masks.items() if paths}, problems)
 
     def side_files(self, category: str) -> list[Path]:
         return [path for path in [self.root / category / "defects_config.json"] if path.is_file()]
 
     def misplaced(self, category: str) -> list[Problem]:
-        found = super().misplaced(category)
+        problems = super().misplaced(category)
         try:
             self.saturations(category)
         except InputError as error:
-            found.append(Problem("error", str(error)))
-        return found
+            problems.append(Problem("error", str(error)))
+        return problems
 
     def saturations(self, category: str) -> dict[int, tuple[float, bool]]:
         """From defects_config.json: pixel value -> (saturation threshold, whether it is relative to the region)."""
@@ -71,12 +82,14 @@ class MVTecLOCO(Folder):
         saturations = self.saturations(item.category) if item.masks else {}
         regions = []
         for path in item.masks:
-            values = read_mask(path)
+            values = read_mask(path).values
             present = np.unique(values[values > 0]).tolist()
             if len(present) != 1 or present[0] not in saturations:
-                raise InputError(
-                    f"{path}: pixel values {present or 'all 0'}; expected is one value above 0 of defects_config.json "
-                    f"({', '.join(map(str, sorted(saturations)))}). Correct the mask or the list."
+                raise FileError.of(
+                    "region",
+                    path,
+                    f"pixel values {present or 'all 0'}; expected is one value above 0 of defects_config.json "
+                    f"({', '.join(map(str, sorted(saturations)))}). Correct the mask or the list.",
                 )
             mask = values > 0  # (H, W)
             threshold, relative = saturations[present[0]]

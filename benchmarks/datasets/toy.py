@@ -42,6 +42,7 @@ class Toy(MVTecLOCO):
     licence = "Apache-2.0, as the project"
     homepage = "benchmarks/datasets/toy.py"
     download = "python -c \"from benchmarks.datasets import toy; toy.generate('data/toy')\""
+    fetchable = True
     official_counts = {}  # noqa: RUF012
 
     @classmethod

@@ -21,7 +21,8 @@ import pandas as pd
 import pooch
 
 from benchmarks.datasets._files import list_images
-from benchmarks.datasets.base import Item, Problem, SplitName
+from benchmarks.datasets._problems import Problem
+from benchmarks.datasets.base import Item, SplitName
 from benchmarks.datasets.folder import Folder
 from benchmarks.official_counts import official_counts
 from methods.base import InputError
@@ -41,19 +42,27 @@ class VisA(Folder):
     licence = "CC BY 4.0"
     homepage = "https://github.com/amazon-science/spot-diff"
     download = f"download {URL} (1.9 GB) and extract it so that ROOT/candle, … exist: mkdir ROOT && tar -xf … -C ROOT."
+    fetchable = True
     official_counts = official_counts("visa")
+    other_folders = frozenset({"split_csv"})
 
     @classmethod
     def fetch(cls, root: Path) -> None:
         """Download the archive, check its SHA-256, and extract it to `root`, which appears only when complete."""
         if root.exists():
             raise InputError(f"{root} exists already. Delete it, or choose another folder.")
-        archive = pooch.retrieve(URL, f"sha256:{SHA256}", progressbar=True)
         partial = root.with_name(f".{root.name}.{os.getpid()}")
         try:
+            archive = pooch.retrieve(URL, f"sha256:{SHA256}", progressbar=True)
             with tarfile.open(archive) as tar:
                 tar.extractall(partial, filter="data")
             partial.rename(root)
+        except (OSError, ValueError, tarfile.TarError) as error:  # network, disk, wrong SHA-256, damaged archive
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"VisA could not be put at {root} ({type(error).__name__}: {reason}). Check network and disk and try "
+                f"again, or get it by hand: {cls.download}"
+            ) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -67,21 +76,19 @@ class VisA(Folder):
         if not self.is_raw(category):
             return super().items(category, split)
         rows = official_split()
-        found = []
+        items = []
         for row in rows[(rows["object"] == category) & (rows["split"] == split)].itertuples():
             image, defect = self.root / str(row.image), "good" if row.label == "normal" else "bad"
             mask = self.root / str(row.mask)
             masks = (mask,) if row.mask and mask.is_file() else ()
-            found.append(Item(f"{category}/{split}/{defect}/{image.stem}", category, split, defect, image, masks))
-        return sorted(found)
+            items.append(Item(f"{category}/{split}/{defect}/{image.stem}", category, split, defect, image, masks))
+        return sorted(items)
 
     def misplaced(self, category: str) -> list[Problem]:
         if not self.is_raw(category):
             return super().misplaced(category)
         data = self.root / category / "Data"
         images = {path.stem for path in list_images(data / "Images" / "Anomaly")}
-        return [
-            Problem("error", f"{path}: mask without its image in {data / 'Images' / 'Anomaly'}. Extract it again.")
-            for path in list_images(data / "Masks" / "Anomaly")
-            if path.stem not in images
-        ]
+        lost = [path for path in list_images(data / "Masks" / "Anomaly") if path.stem not in images]
+        cure = f"mask without its image in {data / 'Images' / 'Anomaly'}. Extract the archive again."
+        return [Problem("error", f"{path}: {cure}", "no image") for path in lost]

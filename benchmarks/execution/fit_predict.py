@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -20,12 +21,20 @@ from pydantic_core import to_jsonable_python
 
 import methods
 from benchmarks.arrays import Predictions
-from methods.base import Context, InputError, Method, Progress, Sample
+from methods.base import Context, InputError, Method, Progress, Sample, TestEvaluation
 
 if TYPE_CHECKING:
     from benchmarks.datasets.base import Dataset
     from benchmarks.plan import Run
     from benchmarks.protocols.base import Split
+
+
+class ProbeImages(NamedTuple):
+    """Probes of one category; only the first `maps` keep their anomaly map."""
+
+    keys: list[str]
+    samples: list[Sample]
+    maps: int
 
 
 class Outcome(NamedTuple):
@@ -60,6 +69,8 @@ def fit_and_predict(
     cache_gib: float,
     checkpoint: Path,
     progress: Callable[[Progress], None],
+    evaluate_test: TestEvaluation | None = None,
+    probes: Mapping[str, ProbeImages] = MappingProxyType({}),
 ) -> Outcome:
     """Carry out a run.
 
@@ -67,6 +78,8 @@ def fit_and_predict(
         cache: where images and teacher features of this data set are kept.
         cache_gib: memory for teacher features.
         checkpoint: where the fit saves its state, and from where it resumes.
+        evaluate_test: measures a model on the test images while it trains; None: nothing does.
+        probes: images of cross-class interference to predict as well, by category.
 
     Raises:
         InputError: the method refuses the images, or a GPU's memory does not suffice for training.
@@ -80,7 +93,7 @@ def fit_and_predict(
         cache=cache,
         cache_gib=cache_gib,
         checkpoint=checkpoint,
-        evaluate_test=_test_evaluation(dataset, split) if run.evaluate_every else None,
+        evaluate_test=evaluate_test,
         evaluate_every=run.evaluate_every or 1,
         progress=progress,
     )
@@ -100,7 +113,7 @@ def fit_and_predict(
     predicted = time.perf_counter()
     context = replace(context, predict_batch=predict_batch)
     parts = {
-        "interference": _probes(run, method, dataset, split, context),
+        "interference": {category: _probes(method, images, context) for category, images in probes.items()},
         "private": _private(method, dataset, split, context),
     }
     record = {
@@ -161,23 +174,9 @@ def _by_category(split: Split, scores: NDArray[np.float32], maps: NDArray[np.flo
     return predictions
 
 
-def _test_evaluation(dataset: Dataset, split: Split) -> Any:
-    from benchmarks.scoring import evaluation  # imports scipy and pandas, which few runs need
-
-    return evaluation.test_evaluation(dataset, split)
-
-
-def _probes(run: Run, method: Method, dataset: Dataset, split: Split, context: Context) -> dict[str, Predictions]:
-    """Predictions of the probes of cross-class interference, if the run has any."""
-    from benchmarks import interference
-
-    predictions = {}
-    for category in split.test if run.interference else ():
-        drawn = interference.probes(dataset, category, **run.interference or {})
-        scores, maps, _ = predict(method, [interference.sample(dataset, probe) for probe in drawn], context)
-        pasted = sum(probe.kind == "cut_paste" for probe in drawn)  # these come first; a mixture needs no map
-        predictions[category] = Predictions([probe.key for probe in drawn], scores, maps[:pasted].copy())
-    return predictions
+def _probes(method: Method, images: ProbeImages, context: Context) -> Predictions:
+    scores, maps, _ = predict(method, images.samples, context)
+    return Predictions(images.keys, scores, maps[: images.maps].copy())
 
 
 def _private(method: Method, dataset: Dataset, split: Split, context: Context) -> dict[str, Predictions]:

@@ -22,9 +22,11 @@ import platformdirs
 import torch
 
 from benchmarks import datasets, fingerprint, protocols, results, status
-from benchmarks.execution.fit_predict import fit_and_predict
+from benchmarks.datasets.base import Dataset
+from benchmarks.execution.fit_predict import ProbeImages, fit_and_predict
 from benchmarks.plan import Run
-from methods.base import InputError, Progress
+from benchmarks.protocols.base import Split
+from methods.base import InputError, Progress, TestEvaluation
 
 
 def execute(run: Run, device: str, threads: int, cache_gib: float) -> None:
@@ -100,6 +102,8 @@ def _execute(run: Run, device: str, cache_gib: float, claim: status.Claim) -> No
         cache_gib=cache_gib,
         checkpoint=results.checkpoint(run),
         progress=_progress(claim),
+        evaluate_test=_test_evaluation(dataset, split) if run.evaluate_every else None,
+        probes=_probes(run, dataset, split) if run.interference else {},
     )
     claim.report("running", phase="store", done=0, total=1, terms={})
     attempts = {
@@ -110,6 +114,25 @@ def _execute(run: Run, device: str, cache_gib: float, claim: status.Claim) -> No
     }
     provenance = _provenance(device) | attempts | outcome.timing
     results.save(run, outcome.predictions, outcome.record | {"provenance": provenance}, outcome.parts)
+
+
+def _test_evaluation(dataset: Dataset, split: Split) -> TestEvaluation:
+    from benchmarks.scoring import evaluation  # imports scipy and pandas, which few runs need
+
+    return evaluation.test_evaluation(dataset, split)
+
+
+def _probes(run: Run, dataset: Dataset, split: Split) -> dict[str, ProbeImages]:
+    """The probes of cross-class interference; those with a pasted patch come first, and only they need their maps."""
+    from benchmarks import interference
+
+    images = {}
+    for category in split.test:
+        drawn = interference.probes(dataset, category, **run.interference or {})
+        samples = [interference.sample(dataset, probe) for probe in drawn]
+        pasted = sum(probe.kind == "cut_paste" for probe in drawn)
+        images[category] = ProbeImages([probe.key for probe in drawn], samples, pasted)
+    return images
 
 
 def _require_gpu() -> None:

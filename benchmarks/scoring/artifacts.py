@@ -11,7 +11,7 @@ import pandas as pd
 from PIL import Image
 
 from benchmarks import interference, results
-from benchmarks.datasets.base import Dataset, Item, Truth, opaque_key
+from benchmarks.datasets.base import Dataset, Item, Truth, masks_of, opaque_key
 from benchmarks.interference import Probe
 from benchmarks.metrics import detection, localization
 from benchmarks.metrics.conventions import CONVENTIONS, fit_maps, fit_masks
@@ -36,13 +36,15 @@ def write(
     """Write `CATEGORY-seedK.json` and its two `.npz` of one cell into a folder, as results/README.md describes them."""
     target.mkdir(parents=True, exist_ok=True)
     labels = [truth.anomalous for truth in truths]
-    masks = fit_masks([truth.mask for truth in truths], maps.shape[1:], 0)
+    native_masks = masks_of(truths)
+    # Without masks the truth of the examples is shown empty, and there is no PRO curve.
+    masks = np.zeros(maps.shape, bool) if native_masks is None else fit_masks(native_masks, maps.shape[1:], 0)
     curves = {}
     try:
         curves["roc"] = _points("tpr", detection.roc_curve(labels, scores))
         curves["pro"] = _points("pro", localization.pro_curve(maps, localization.prepare(masks)))
-        if any(truth.regions for truth in truths):
-            size = CONVENTIONS["loco"].target(maps.shape[1:], truths[0].mask.shape)
+        if native_masks and any(truth.regions for truth in truths):
+            size = CONVENTIONS["loco"].target(maps.shape[1:], native_masks[0].shape)
             regions = [[(region.mask, region.saturation) for region in truth.regions] for truth in truths]
             native = fit_maps(maps.copy(), size)  # stored maps may not be written to, which PyTorch warns of
             prepared = localization.prepare_regions(regions, size)

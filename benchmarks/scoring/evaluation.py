@@ -14,7 +14,7 @@ from itertools import islice
 import numpy as np
 import pandas as pd
 
-from benchmarks.datasets.base import Dataset
+from benchmarks.datasets.base import Dataset, masks_of
 from benchmarks.metrics import detection, localization
 from benchmarks.metrics.conventions import fit_masks
 from benchmarks.metrics.detection import UndefinedMetric
@@ -33,11 +33,11 @@ def test_evaluation(dataset: Dataset, split: Split) -> TestEvaluation:
     samples = [dataset.sample(item) for items in split.test.values() for item in items]
 
     @cache  # native masks are let go: over all categories they take gibibytes
-    def truth(category: str, size: tuple[int, int]) -> tuple[list[bool], GroundTruth]:
-        """Labels of a category's images, and their masks prepared for maps of (h, w)."""
+    def truth(category: str, size: tuple[int, int]) -> tuple[list[bool], GroundTruth | None]:
+        """Labels of a category's images, and their masks, if it has any, prepared for maps of (h, w)."""
         truths = [dataset.truth(item) for item in split.test[category]]
-        masks = fit_masks([truth.mask for truth in truths], size, 0)
-        return [truth.anomalous for truth in truths], localization.prepare(masks)
+        labels, masks = [truth.anomalous for truth in truths], masks_of(truths)
+        return labels, None if masks is None else localization.prepare(fit_masks(masks, size, 0))
 
     def measure(predict: Callable[[Sequence[Sample]], Iterator[Prediction]]) -> dict[str, float]:
         predictions = predict(samples)
@@ -49,13 +49,14 @@ def test_evaluation(dataset: Dataset, split: Split) -> TestEvaluation:
             row: dict[str, float] = {}
             with suppress(UndefinedMetric):
                 row["image_auroc"] = detection.auroc(labels, [answer.score for answer in answers])
-            with suppress(UndefinedMetric):
-                pixels = localization.pixel_metrics(maps, defects)
-                row |= {
-                    "pixel_auroc": pixels["pixel_auroc"],
-                    "pixel_ap": pixels["pixel_ap"],
-                    "aupro": pixels["aupro"][0.3],
-                }
+            if defects is not None:
+                with suppress(UndefinedMetric):
+                    pixels = localization.pixel_metrics(maps, defects)
+                    row |= {
+                        "pixel_auroc": pixels["pixel_auroc"],
+                        "pixel_ap": pixels["pixel_ap"],
+                        "aupro": pixels["aupro"][0.3],
+                    }
             rows.append(row)
         return {str(metric): float(value) for metric, value in pd.DataFrame(rows).mean().items()}
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks import datasets, interference, results
-from benchmarks.datasets.base import Dataset, Item, Truth
+from benchmarks.datasets.base import Dataset, Item, Truth, masks_of
 from benchmarks.interference import Probe
 from benchmarks.metrics import detection, localization
 from benchmarks.metrics.conventions import CONVENTIONS, Convention, fit_maps, fit_masks
@@ -148,6 +148,10 @@ def category_rows(
                 named = {"metric": metric, "convention": "folder label"}
                 yield cell.about | about | named | _value(compute, labels, cell.scores)
         pixel = [convention for convention in conventions if convention.pro != "saturated"]
+        if masks_of(of_subset) is None:
+            for row in _rows_without_masks(picked, pixel):
+                yield about | row
+            continue
         for row in _pixel_rows(of_subset, picked, pixel):
             yield about | row
         for convention in conventions:
@@ -156,17 +160,28 @@ def category_rows(
                     yield about | row
 
 
+def _rows_without_masks(cells: Sequence[Cell], conventions: Sequence[Convention]) -> Iterator[dict[str, Any]]:
+    """Empty rows of the pixel metrics and AUPRO, with the reason, for a category whose pixels are not annotated."""
+    for cell in cells:
+        shape = cell.maps.shape[1:]
+        empty = {"value": None, "reason": f"the data set has no masks for {cell.about['category']}"}
+        places = [(metric, c.describe_pixels(shape)) for c in conventions for metric in PIXEL_METRICS]
+        places += [("aupro", convention.describe(shape)) for convention in conventions]
+        for metric, words in dict.fromkeys(places):
+            yield cell.about | {"metric": metric, "convention": words} | empty
+
+
 def _pixel_rows(
     truths: Sequence[Truth], cells: Sequence[Cell], conventions: Sequence[Convention]
 ) -> Iterator[dict[str, Any]]:
     """Pixel metrics and AUPRO. Conventions that evaluate at one size and mask threshold share the work and the rows."""
-    shape = cells[0].maps.shape[1:]
+    shape, masks = cells[0].maps.shape[1:], masks_of(truths) or []
     frames: dict[tuple[tuple[int, int], float], dict[str, Convention]] = {}
     for convention in conventions:
-        frame = convention.target(shape, truths[0].mask.shape), convention.mask_threshold
+        frame = convention.target(shape, masks[0].shape), convention.mask_threshold
         frames.setdefault(frame, {})[convention.describe(shape)] = convention
     for (size, threshold), described in frames.items():
-        prepared = localization.prepare(fit_masks([truth.mask for truth in truths], size, threshold))
+        prepared = localization.prepare(fit_masks(masks, size, threshold))
         for cell in cells:
             for row in _frame_rows(cell.maps, size, prepared, described):
                 yield cell.about | row
@@ -198,7 +213,8 @@ def _spro_rows(truths: Sequence[Truth], cells: Sequence[Cell], convention: Conve
     """sPRO, for data sets that give their regions a saturation; no row for others."""
     if not any(truth.regions for truth in truths):
         return
-    size = convention.target(cells[0].maps.shape[1:], truths[0].mask.shape)
+    masks = masks_of(truths) or []
+    size = convention.target(cells[0].maps.shape[1:], masks[0].shape)
     prepared = localization.prepare_regions([[(r.mask, r.saturation) for r in t.regions] for t in truths], size)
     for cell in cells:
         named = {"metric": "spro", "convention": convention.describe(cell.maps.shape[1:])}

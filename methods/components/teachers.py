@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple, Self
 
 import timm
 import torch
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import load_state_dict
@@ -147,7 +149,7 @@ def digest(name: str, weights: Mapping[str, Path]) -> str:
 
 def _origin(name: str, weights: Mapping[str, Path]) -> _Origin:
     architecture, _, tag = name.partition(".")
-    file = Path(weights[name]) if name in weights else None
+    file = Path(os.path.expanduser(os.path.expandvars(weights[name]))) if name in weights else None
     if file and not file.is_file():
         raise InputError(f"The weight file of teacher {name!r} is absent: {file}. Correct its path under `weights`.")
     if file and (stated := _metadata(file)).get("architecture"):
@@ -210,10 +212,37 @@ def _build_from_hub(name: str) -> nn.Module:
     except InputError:
         raise
     except Exception as error:  # the hub's client raises errors of several libraries
-        raise InputError(
-            f"The weights of teacher {name!r} cannot be fetched from the hub ({type(error).__name__}: {error}). "
-            f"Without a network, download the file elsewhere and name it: `weights: {{{name}: PATH}}`."
-        ) from error
+        raise _no_hub(name, error) from error
+
+
+def check_hub(name: str, weights: Mapping[str, Path]) -> None:
+    """Make sure that the hub has a teacher's weights, or has given them before, without fetching them.
+
+    Raises:
+        InputError: the name is unknown, or the hub cannot be reached or does not have them.
+    """
+    origin = _origin(name, weights)
+    if origin.file or name.endswith("." + UNTRAINED):
+        return
+    pinned: Any = timm.get_pretrained_cfg(name)
+    if not pinned.hf_hub_id:
+        return  # timm has only the address of a file, and fetches it when it is needed
+    repository, _, revision = pinned.hf_hub_id.partition("@")
+    file = pinned.hf_hub_filename or "model.safetensors"
+    if isinstance(try_to_load_from_cache(repository, file, revision=revision or None), str):
+        return
+    try:
+        get_hf_file_metadata(hf_hub_url(repository, file, revision=revision or None), timeout=10)
+    except Exception as error:  # as in `_build_from_hub`
+        raise _no_hub(name, error) from error
+
+
+def _no_hub(name: str, error: Exception) -> InputError:
+    reason = " ".join(str(error).split())
+    return InputError(
+        f"The weights of teacher {name!r} cannot be fetched from the hub ({type(error).__name__}: {reason}). "
+        f"Without a network, download the file elsewhere and name it: `weights: {{{name}: PATH}}`."
+    )
 
 
 def _build_from_file(name: str, architecture: str, file: Path) -> nn.Module:
