@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from benchmarks.digests import json_digest
 from benchmarks.schema import SCHEMA, group_name
 
 
@@ -88,6 +91,7 @@ class Record(BaseModel):
     protocol: str
     split: str
     seed: int
+    digest: str  # of all other entries
     fingerprint: str = ""
     fingerprint_parts: dict[str, str] = {}
     categories: dict[str, Images] = {}
@@ -136,20 +140,31 @@ class Record(BaseModel):
         return {"": self.history, **further}
 
 
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a record with its digest, which `read` compares."""
+    plain = {name: value for name, value in content.items() if name != "digest"}
+    return {**plain, "digest": json_digest(plain)}
+
+
 def read(path: Path) -> Record:
     """A record from its file.
 
     Raises:
-        ValueError: the file is missing, no JSON, of another schema, or an entry is missing or of the wrong type; the
-            message names the file and the entry.
+        ValueError: the file is missing, not JSON, of another schema, was edited after it was written, or an entry is
+            missing or of the wrong type; the message names the file and the entry.
     """
     try:
-        return Record.model_validate_json(path.read_bytes())
+        content = json.loads(path.read_bytes())
+        record = Record.model_validate(content)
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror})") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
-        raise ValueError(
-            f"{path} is not a record of schema {SCHEMA} ({where + ': ' if where else ''}{first['msg']})"
-        ) from None
+        reason = f"{where}: {first['msg']}" if where else first["msg"]
+        raise ValueError(f"{path} is not a record of schema {SCHEMA} ({reason})") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error})") from None
+    if sealed(content)["digest"] != record.digest:
+        raise ValueError(f"{path} was changed after it was written")
+    return record

@@ -6,7 +6,6 @@ A run at work owns `results/scratch/FINGERPRINT/` and writes its record there la
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import uuid
@@ -15,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks import arrays, records
 from benchmarks.arrays import Predictions
+from benchmarks.digests import file_digest
 from benchmarks.plan import Run
 from benchmarks.records import Array, Images, Record
 from benchmarks.schema import SCHEMA
@@ -88,7 +89,8 @@ def save(
                 listed[name] = _listed(partial / name, part)
         about = {k: getattr(run, k) for k in ("variant", "method", "dataset", "protocol", "split", "seed")}
         fingerprints = {"fingerprint": run.fingerprint, "fingerprint_parts": run.fingerprint_parts}
-        write_json(partial / "record.json", {"schema": SCHEMA, **about, **fingerprints, **listed, **record})
+        content = {"schema": SCHEMA, **about, **fingerprints, **listed, **record}
+        write_json(partial / "record.json", records.sealed(json.loads(json.dumps(content))))
         shutil.rmtree(scratch_dir(run) / "result", ignore_errors=True)
         partial.replace(scratch_dir(run) / "result")
     except OSError as error:
@@ -116,22 +118,23 @@ def _listed(folder: Path, predictions: Mapping[str, Predictions]) -> dict[str, A
 def _described(path: Path) -> Array:
     """Shape, type and digest of an array as it lies on the disk."""
     array = np.load(path, mmap_mode="r")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    return Array(shape=list(array.shape), dtype=str(array.dtype), digest=digest)
+    return Array(shape=list(array.shape), dtype=str(array.dtype), digest=file_digest(path))
 
 
-def load(folder: Path) -> tuple[Record, dict[str, Predictions]]:
+def load(folder: Path, full: bool = False) -> tuple[Record, dict[str, Predictions]]:
     """The record of a stored run and, by category, its predictions (arrays memory-mapped).
 
+    Args:
+        full: compute every digest, even where size and modification time of a file are as they were.
+
     Raises:
-        ValueError: a file is missing, cut short, or does not fit the record; the message names it.
+        ValueError: a file is missing, damaged, or not what was written; the message names it.
     """
     record = records.read(folder / "record.json")
-    return record, _read(folder, record.categories)
+    return record, _read(folder, record.categories, full)
 
 
-def load_part(folder: Path, name: str) -> dict[str, Predictions]:
+def load_part(folder: Path, name: str, full: bool = False) -> dict[str, Predictions]:
     """A part of a stored run, as `load` gives its test images; empty if it has none.
 
     `interference`: probes, with maps of the first M only. `private`: test images whose truth only a server knows.
@@ -140,20 +143,43 @@ def load_part(folder: Path, name: str) -> dict[str, Predictions]:
         ValueError: as `load`.
     """
     part: dict[str, Images] = getattr(records.read(folder / "record.json"), name)
-    return _read(folder / name, part)
+    return _read(folder / name, part, full)
 
 
-def _read(folder: Path, listed: Mapping[str, Images]) -> dict[str, Predictions]:
+def check(folder: Path, full: bool = False) -> Record:
+    """Read a stored run with all its arrays.
+
+    Raises:
+        ValueError: as `load`.
+    """
+    record, _ = load(folder, full)
+    for part in PARTS:
+        load_part(folder, part, full)
+    return record
+
+
+def _read(folder: Path, listed: Mapping[str, Images], full: bool) -> dict[str, Predictions]:
     predictions = {}
     for category, images in listed.items():
-        loaded = []
-        for kind, count in (("scores", len(images.keys)), ("maps", images.maps.shape[0] if images.maps else 0)):
-            path = folder / f"{category}.{kind}.npy"
-            try:
-                loaded.append(np.load(path, mmap_mode="r"))
-            except (OSError, ValueError, EOFError) as error:
-                raise ValueError(f"{path} is missing or damaged: {error}") from None
-            if len(loaded[-1]) != count:
-                raise ValueError(f"{path} holds {len(loaded[-1])} images, the record names {count}")
-        predictions[category] = Predictions(images.keys, *loaded)
+        scores = _array(folder / f"{category}.scores.npy", images.scores, full)
+        maps = _array(folder / f"{category}.maps.npy", images.maps, full)
+        if scores.shape != (len(images.keys),):
+            raise ValueError(f"{folder}: {category} has {scores.shape} scores for {len(images.keys)} images")
+        predictions[category] = Predictions(images.keys, scores, maps)
     return predictions
+
+
+def _array(path: Path, expected: Array | None, full: bool) -> NDArray[np.float32]:
+    if expected is None:
+        raise ValueError(f"{path}: the record says nothing of it")
+    try:
+        array: NDArray[np.float32] = np.load(path, mmap_mode="r")
+        digest = file_digest(path, full)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{path} is missing or damaged: {error}") from None
+    if (list(array.shape), str(array.dtype)) != (expected.shape, expected.dtype):
+        stored, written = f"{array.dtype} {array.shape}", f"{expected.dtype} {tuple(expected.shape)}"
+        raise ValueError(f"{path} was changed after it was written: it holds {stored}, the record says {written}")
+    if digest != expected.digest:
+        raise ValueError(f"{path} was changed after it was written: its digest is not the one in the record")
+    return array

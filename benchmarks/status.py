@@ -18,7 +18,7 @@ import psutil
 
 from benchmarks import results
 from benchmarks.plan import Run
-from benchmarks.results import PARTS, load, load_part, read_json, result_dir, scratch_dir, write_json
+from benchmarks.results import read_json, result_dir, scratch_dir, write_json
 
 BEAT_SECONDS = 30  # how often a run at work touches its status file
 SILENT_SECONDS = 300  # on another host, a run that was silent for this long is considered dead
@@ -69,25 +69,25 @@ def collect(run: Run) -> None:
 
 def read_status(run: Run) -> Status:
     """The state of a run, from the disk alone: a job of SLURM counts as alive until a driver learns that it is not."""
+    damage, stored = "", None
     for folder in (scratch_dir(run) / "result", result_dir(run)):
-        record = read_json(folder / "record.json")
-        if record is not None and record.get("fingerprint") == run.fingerprint:
-            try:
-                load(folder)
-                for part in PARTS:
-                    load_part(folder, part)
-            except ValueError as error:
-                return Status(State.STALE, str(error))
+        if not (folder / "record.json").exists():
+            continue
+        try:
+            stored = results.check(folder)
+        except ValueError as error:
+            damage = str(error)
+            continue
+        if stored.fingerprint == run.fingerprint:
             return Status(State.DONE)
-    report = read_report(run)
-    if report:
+    if report := read_report(run):
         return _at_work(run, report)
-    record = read_json(result_dir(run) / "record.json")
-    if record is None:
+    if damage:
+        return Status(State.STALE, damage)
+    if stored is None:
         return Status(State.MISSING)
-    before = record.get("fingerprint_parts", {})
-    changed = [part for part, value in run.fingerprint_parts.items() if before.get(part) != value]
-    return Status(State.STALE, "changed: " + ", ".join(changed))
+    before, now = stored.fingerprint_parts, run.fingerprint_parts
+    return Status(State.STALE, "changed: " + ", ".join(p for p in before | now if before.get(p) != now.get(p)))
 
 
 def is_pending(run: Run, since: float) -> bool:

@@ -18,7 +18,7 @@ from PIL import Image
 from pydantic import ValidationError
 from sklearn.metrics import roc_auc_score
 
-from benchmarks import cli, params, results, runs, status
+from benchmarks import cli, params, records, results, runs, status
 from benchmarks.execution import worker
 from benchmarks.metrics.registry import METRICS, Metric
 from benchmarks.plan import Run
@@ -138,11 +138,9 @@ def test_weights_are_included_on_request_and_checked(tmp_path: Path, made: Path,
         bundle.write(target, ["bright-toy-multi_class"], **FIELDS, weights=[weights.rename(tmp_path / "student.pt")])
 
 
-def test_a_run_that_was_not_scored_in_its_present_state_is_refused(
-    stored: list[Run], results_folder: Path, tmp_path: Path
-) -> None:
-    path = results_folder / "scores" / "bright-toy-multi_class.csv"
-    path.write_text(path.read_text().replace(stored[1].fingerprint, "0" * 16))
+def test_a_run_that_was_not_scored_in_its_present_state_is_refused(stored: list[Run], tmp_path: Path) -> None:
+    path = results.result_dir(stored[1]) / "record.json"
+    path.write_text(json.dumps(records.sealed(json.loads(path.read_text()) | {"epoch": 7})))  # as if it were run again
     with pytest.raises(InputError, match=r"has no values of the stored run all-seed1"):
         bundle.write(tmp_path / "x.tar.gz", ["bright-toy-multi_class"], **FIELDS)
     assert not list(tmp_path.glob("*.tar.gz"))
@@ -150,11 +148,9 @@ def test_a_run_that_was_not_scored_in_its_present_state_is_refused(
         bundle.write(tmp_path / "x.tar.gz", ["bright"], **FIELDS)
 
 
-def test_runs_of_different_experiments_cannot_be_in_one_bundle(
-    stored: list[Run], results_folder: Path, tmp_path: Path
-) -> None:
+def test_runs_of_different_experiments_cannot_be_in_one_bundle(stored: list[Run], tmp_path: Path) -> None:
     path = results.result_dir(stored[1]) / "record.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"hyper_parameters": {"scale": 2.0}}))
+    path.write_text(json.dumps(records.sealed(json.loads(path.read_text()) | {"hyper_parameters": {"scale": 2.0}})))
     with pytest.raises(InputError, match=r"all-seed1 has another hyper_parameters than .*all-seed0"):
         bundle.write(tmp_path / "x.tar.gz", ["bright-toy-multi_class"], **FIELDS)
 
@@ -370,3 +366,11 @@ def test_the_speed_benchmark_compares_equal_values(tmp_path: Path) -> None:
     result = bench_verify.measure(tmp_path, 32, ["bottle", "grid"], ["grid"], rounds=1)
     assert (result["maps"], result["part_maps"]) == (161, 78)
     assert result["difference"] < 0.01  # the loop has a few thresholds, ours are exact
+
+
+def test_a_result_that_was_changed_is_not_bundled(stored: list[Run], tmp_path: Path) -> None:
+    path = next(results.result_dir(stored[0]).glob("*.scores.npy"))
+    np.save(path, np.load(path)[::-1])
+    with pytest.raises(InputError, match=rf"{path.name} was changed after it was written.*Run `dvc repro` to restore"):
+        bundle.write(tmp_path / "x.tar.gz", ["bright-toy-multi_class"], **FIELDS)
+    assert not list(tmp_path.glob("*.tar.gz"))

@@ -70,10 +70,12 @@ def test_a_truncated_prediction_file_makes_its_run_stale_and_is_named(name: str)
     assert name in reason
 
 
-def test_a_record_that_is_cut_short_counts_as_missing() -> None:
+def test_a_record_that_is_cut_short_makes_its_run_stale_and_is_named() -> None:
     path = stored() / "record.json"
     path.write_text(path.read_text()[:40])
-    assert status.read_status(RUN).state is State.MISSING
+    state, reason = status.read_status(RUN)
+    assert state is State.STALE
+    assert f"{path} is not JSON" in reason
 
 
 def test_a_run_is_running_while_its_process_lives() -> None:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from benchmarks import datasets, params, results, runs, status
+from benchmarks import datasets, params, results, runs, score_files, status
 from benchmarks.datasets._files import read_image
 from benchmarks.execution import worker
 from benchmarks.plan import Run
@@ -193,9 +193,10 @@ def test_means_are_over_categories_within_a_seed_first(results_folder: Path) -> 
     rows = [named | {"seed": seed, "category": category, "value": value} for seed, category, value in values]
     (results_folder / "scores").mkdir(parents=True)
     pd.DataFrame(rows, columns=score.COLUMNS).to_csv(results_folder / "scores" / "rd-toy-one_class.csv", index=False)
+    score_files.seal(results_folder, "rd-toy-one_class", (results_folder / "scores").glob("*.csv"), {})
     summary.write(["rd-toy-one_class"])
-    metrics = results.read_json(results_folder / "metrics.json")
-    assert metrics == {"rd": {"toy": {"one_class": {"image_auroc": 0.75}}}}
+    metrics = results.read_json(results_folder / "metrics" / "rd-toy-one_class.json")
+    assert metrics == {"image_auroc": 0.75}
 
 
 def test_one_run_is_scored_alone_as_in_its_group_and_nothing_is_written(

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from benchmarks import integrity, results
 from benchmarks import params as parameters
-from benchmarks import results
+from benchmarks import plan as plans
 from benchmarks.cli.app import RecordsOption, app, say
 from methods.base import InputError
 
@@ -39,7 +40,10 @@ def report(
         lint.check(reasons)
     except ValueError as error:
         raise InputError(f"`allow` in params.yaml, or --allow: {error}.") from None
-    problems: list[str] = []
+    try:
+        problems = integrity.problems(plans.read(results.RESULTS))
+    except InputError:
+        problems = []  # without a plan; the report says so
     page = build.build(results.RESULTS, Path("reports") / "build", allow=reasons, problems=problems)
     say(f"The report is at {page}.")
     if strict and problems:

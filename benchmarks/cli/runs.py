@@ -33,15 +33,37 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Show what each planned run is doing, without looking at code or data again."""
+    from benchmarks import clean as cleaning
     from benchmarks.execution import monitor
 
-    entries = plans.read(results.RESULTS).entries
+    plan = plans.read(results.RESULTS)
+    entries = plan.entries
     if watch:
         monitor.watch(entries, console)
     elif as_json:
         print(json.dumps(monitor.rows(entries), indent=1))
     else:
         wide_console().print(monitor.table(monitor.rows(entries)))
+        if unplanned := cleaning.unplanned(plan):
+            say(
+                f"{len(unplanned)} results are not planned, such as {unplanned[0]}: they are in no table; "
+                "`proctor clean` removes them."
+            )
+
+
+@app.command()
+def clean(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed.")] = False,
+) -> None:
+    """Remove results that the plan does not name: of earlier suites, seeds or parameters; never what is at work."""
+    from benchmarks import clean as cleaning
+
+    unplanned = cleaning.unplanned(plans.read(results.RESULTS))
+    for path in unplanned:
+        say(f"{'would remove' if dry_run else 'removed'} {path}")
+    if not dry_run:
+        cleaning.remove(unplanned)
+    say(f"{len(unplanned)} unplanned files and folders.")
 
 
 @app.command()

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from benchmarks import integrity, results
 from benchmarks import params as parameters
 from benchmarks import plan as plans
-from benchmarks import results
 from benchmarks import status as states
 from benchmarks.cli.app import SeedOption, SplitOption, app
 from benchmarks.schema import group_name
@@ -30,9 +30,11 @@ def score(variant: str, dataset: str, protocol: str, split: SplitOption = None, 
     alone = split is not None or seed is not None
     plan = plans.make("", expand(values)) if alone else plans.read(results.RESULTS)
     chosen = plans.select(plan, variant=variant, dataset=dataset, protocol=protocol, split=split, seed=seed)
-    unfinished = [run.name for run in chosen.runs if states.read_status(run).state is not State.DONE]
+    found = {run.name: states.read_status(run) for run in chosen.runs}
+    unfinished = [f"{name} is {state}{reason and f' ({reason})'}" for name, (state, reason) in found.items()
+                  if state is not State.DONE]  # fmt: skip
     if unfinished:
-        raise InputError(f"{len(unfinished)} runs are not finished, such as {unfinished[0]}: `proctor run` first.")
+        raise InputError(f"{len(unfinished)} runs cannot be scored, such as {unfinished[0]}: `dvc repro` runs them.")
     if alone:
         sys.stdout.write(scoring.score_runs(chosen.runs, values.conventions).to_csv(index=False))
     else:
@@ -44,7 +46,7 @@ def scores(format: Annotated[str, typer.Option(help="csv, json or markdown.")] =
     """Print every tidy row of the suite's scores (the columns are in results/README.md)."""
     from benchmarks.scoring.summary import read_scores
 
-    rows = read_scores([group.name for group in plans.read(results.RESULTS).groups])
+    rows = read_scores(_sound_groups())
     writers = {"csv": lambda: rows.to_csv(index=False), "json": lambda: rows.to_json(orient="records", indent=1),
                "markdown": lambda: rows.to_markdown(index=False)}  # fmt: skip
     if format not in writers:
@@ -54,7 +56,15 @@ def scores(format: Annotated[str, typer.Option(help="csv, json or markdown.")] =
 
 @app.command()
 def summary() -> None:
-    """Write results/metrics.json and results/plots for `dvc metrics` and `dvc plots`."""
+    """Write results/metrics and results/plots for `dvc metrics` and `dvc plots`."""
     from benchmarks.scoring import summary as summaries
 
-    summaries.write([group.name for group in plans.read(results.RESULTS).groups])
+    summaries.write(_sound_groups())
+
+
+def _sound_groups() -> list[str]:
+    """The planned groups, once their scores are known to be those of the planned runs."""
+    groups = plans.read(results.RESULTS).groups
+    for group in groups:
+        integrity.require_sound(group)
+    return [group.name for group in groups]

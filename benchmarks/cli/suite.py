@@ -46,6 +46,9 @@ def use(suite: Annotated[str, typer.Argument(help="A name from benchmarks/suites
 def plan(
     write: Annotated[bool, typer.Option("--write", help="Also write results/plan, for the pipeline.")] = False,
     why: Annotated[str | None, typer.Option(metavar="RUN", help="Say of this run alone what changed.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit with 1 if a run is not done, and print nothing.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """List every run of the suite, its state, why it would run, and what that will cost."""
@@ -58,6 +61,9 @@ def plan(
     if why:
         _explain(next((entry for entry in planned if isinstance(entry, Run) and entry.name == why), None))
         return
+    if check:
+        runs = [entry for entry in planned if isinstance(entry, Run)]
+        raise typer.Exit(0 if all(status.read_status(run).state is State.DONE for run in runs) else 1)
     if write:
         plans.write(results.RESULTS, plans.make(values.suite, planned))
     rows = monitor.rows(planned)
@@ -76,10 +82,23 @@ def plan(
 
 
 @app.command()
-def doctor(as_json: JsonOption = False) -> None:
+def doctor(
+    stored: Annotated[bool, typer.Option("--results", help="Check what is stored instead: every digest anew.")] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Find everything in params.yaml, data sets and teachers that would stop or spoil the suite, file by file."""
     from benchmarks import doctor as checks
+    from benchmarks import integrity
 
+    if stored:
+        plan = plans.read(results.RESULTS)
+        damaged = integrity.problems(plan, full=True)
+        if as_json:
+            print(json.dumps(damaged, indent=1))
+        for problem in () if as_json else damaged:
+            say(problem)
+        say(f"{len(plan.runs)} planned runs and their scores: {len(damaged)} problems.")
+        raise typer.Exit(1 if damaged else 0)
     report = checks.examine(parameters.load())
     if as_json:
         print(json.dumps(report.as_json(), indent=1))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from benchmarks import datasets, interference, results
+from benchmarks import datasets, integrity, interference, results
 from benchmarks.datasets.base import Dataset, Item, Truth, masks_of
 from benchmarks.interference import Probe
 from benchmarks.metrics import detection, localization
@@ -44,7 +44,7 @@ class Cell(NamedTuple):
 
 
 def score_group(group: str, runs: Sequence[Run], conventions: Sequence[str]) -> None:
-    """Score every run of a group; writes `scores/GROUP.csv`, `interference/GROUP.csv` and `details/GROUP/`.
+    """Score every run of a group; writes `scores/GROUP.csv`, `interference/GROUP.csv`, `details/GROUP/` and their seal.
 
     results/README.md describes them.
 
@@ -73,6 +73,7 @@ def score_group(group: str, runs: Sequence[Run], conventions: Sequence[str]) -> 
                 artifacts.write_composites(artifacts.folder(group), cell.about, dataset, drawn, cell.maps)
     _write("scores", group, rows, COLUMNS)
     _write("interference", group, probe_rows, PROBE_COLUMNS)
+    integrity.seal(group, runs)
 
 
 def score_runs(runs: Sequence[Run], conventions: Sequence[str]) -> pd.DataFrame:

@@ -4,35 +4,33 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from benchmarks import results
+from benchmarks import results, score_files
+from benchmarks.schema import GROUP
 from benchmarks.scoring import artifacts
 from methods.base import InputError
-
-GROUP = ["variant", "dataset", "protocol"]
 
 
 def read_scores(groups: Sequence[str]) -> pd.DataFrame:
     """The tidy rows of these groups, one after another.
 
     Raises:
-        InputError: a group has not been scored.
+        InputError: a group has not been scored, or its files were changed since.
     """
     tables = []
     for group in groups:
+        if found := score_files.problems(results.RESULTS, group, records=None):
+            raise InputError("\n".join(found))
         path = results.RESULTS / "scores" / f"{group}.csv"
-        if not path.is_file():
-            raise InputError(f"{path} is not there: `dvc repro` makes it.")
         tables.append(pd.read_csv(path, keep_default_na=False, na_values={"value": ""}))
     return pd.concat(tables, ignore_index=True)
 
 
 def write(groups: Sequence[str]) -> None:
-    """Write `results/metrics.json` and `results/plots/`.
+    """Write `results/metrics/GROUP.json` and `results/plots/`.
 
     A metric's mean is over categories within a seed, then over seeds, of all test images, by the first convention.
     """
@@ -41,16 +39,14 @@ def write(groups: Sequence[str]) -> None:
     rows = rows[(rows["subset"] == "all") & (rows["convention"] == first)]
     within_seeds = rows.groupby([*GROUP, "metric", "seed"], sort=False, as_index=False)["value"].mean()
     means = within_seeds.groupby([*GROUP, "metric"], sort=False, as_index=False)["value"].mean().dropna()
-    metrics: dict[str, Any] = {}
-    for row in means.to_dict("records"):
-        protocols = metrics.setdefault(row["variant"], {}).setdefault(row["dataset"], {})
-        protocols.setdefault(row["protocol"], {})[row["metric"]] = round(row["value"], 6)
-    results.write_json(results.RESULTS / "metrics.json", metrics)
-
-    plots = results.RESULTS / "plots"
-    shutil.rmtree(plots, ignore_errors=True)
-    plots.mkdir()
-    means["group"] = means[GROUP].agg(" ".join, axis=1)
+    means["group"] = means[list(GROUP)].agg("-".join, axis=1)
+    metrics, plots = results.RESULTS / "metrics", results.RESULTS / "plots"
+    for folder in (metrics, plots):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+    for group in groups:
+        of_group = means[means["group"] == group].set_index("metric")["value"]
+        results.write_json(metrics / f"{group}.json", {str(name): round(value, 6) for name, value in of_group.items()})
     for metric, table in means.groupby("metric"):
         table[["group", "value"]].to_csv(plots / f"{metric}.csv", index=False)
     for curve, axis in (("roc", "tpr"), ("pro", "pro")):
@@ -65,7 +61,7 @@ def _mean_curve(group: str, curve: str, axis: str) -> pd.DataFrame | None:
     """The mean over categories and seeds, on a grid that their curves can share; None where no cell has the curve."""
     grid = np.linspace(0, 1, 101)
     cells = [results.read_json(path) or {} for path in sorted(artifacts.folder(group).glob("*.json"))]
-    drawn = [cell["curves"][curve] for cell in cells if curve in cell["curves"]]
+    drawn = [cell["curves"][curve] for cell in cells if curve in cell.get("curves", {})]
     if not drawn:
         return None
     mean = np.mean([np.interp(grid, points["fpr"], points[axis]) for points in drawn], axis=0)

@@ -17,7 +17,7 @@ from typing import IO
 import numpy as np
 from pydantic import ValidationError
 
-from benchmarks import results
+from benchmarks import results, score_files
 from benchmarks.arrays import Predictions
 from benchmarks.records import Record
 from benchmarks.scoring import summary
@@ -170,9 +170,12 @@ def _claims(group: str, records: Sequence[Record]) -> list[Value]:
         InputError: a run was not scored in its present state, or a value is not possible.
     """
     rows, path = summary.read_scores([group]), results.RESULTS / "scores" / f"{group}.csv"
+    sealed = score_files.read_seal(results.RESULTS, group).records
     claims = []
     for entry in records:
         of_run = rows[rows["fingerprint"] == entry.fingerprint]
+        if sealed.get(entry.stem) != entry.digest:
+            of_run = of_run.iloc[:0]
         if set(of_run["category"]) != set(entry.categories):
             raise InputError(f"{path} has no values of the stored run {entry.stem}. Run `dvc repro` to score it.")
         for row in of_run[of_run["value"].notna()].to_dict("records"):
