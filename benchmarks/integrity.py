@@ -33,7 +33,7 @@ def require_sound(group: Group) -> None:
 def seal(group: str, runs: Sequence[Run]) -> None:
     """Write the seal of a group that has just been scored."""
     rows = [results.RESULTS / kind / f"{group}.csv" for kind in ("scores", "interference")]
-    details = [path for path in (results.RESULTS / "details" / group).rglob("*") if path.is_file()]
+    details = [path for path in results.details_dir(group).rglob("*") if path.is_file()]
     score_files.seal(results.RESULTS, group, [*rows, *details], record_digests(runs))
 
 

@@ -37,6 +37,11 @@ def result_dir(run: Run) -> Path:
     return RESULTS / "predictions" / run.name
 
 
+def details_dir(group: str) -> Path:
+    """What figures of a group are drawn from; see `benchmarks/scoring/artifacts.py`."""
+    return RESULTS / "details" / group
+
+
 def scratch_dir(run: Run) -> Path:
     return RESULTS / "scratch" / run.fingerprint
 

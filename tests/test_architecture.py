@@ -1,99 +1,134 @@
-"""The folder tree is the architecture: imports go one way."""
+"""The folder tree is the architecture: imports go one way, and stages depend on what they run."""
 
 import ast
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+
+from benchmarks.sources import sources
 
 ROOT = Path(__file__).parent.parent
-FILES = sorted(path for package in ("methods", "benchmarks", "reports") for path in (ROOT / package).rglob("*.py"))
+PACKAGES = ("methods", "benchmarks", "reports")
+FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
-# Within benchmarks, a module may import what stands before it, less what is forbidden to it.
-ORDER = [
-    "metrics",
-    "datasets",
-    "protocols",
-    "interference",
-    "trajectory",
-    "params",
-    "runs",
-    "store",
-    "runner",
-    "job",
-    "executors",
-    "watch",
-    "forecast",
-    "launch",
-    "details",
-    "score",
-    "summary",
-    "export",
-    "formats",
-    "submission",
-    "bundle",
-    "archive",
-    "verify",
-    "board",
-    "doctor",
-    "cli",
-]
-FORBIDDEN = {"score": {"runner", "launch"}, "runner": {"metrics"}, "launch": {"metrics"}, "runs": {"metrics"}}
+# A package, or a module at the top of `benchmarks`, and what of ours it may import besides itself. Types alone
+# (`if TYPE_CHECKING`) may come from anywhere.
+METHODS = {"methods.base", "methods.components"}
+LEAVES = {"benchmarks.metrics", "benchmarks.schema", "benchmarks.official_counts", "benchmarks.digests"}
+STORED = {"benchmarks.plan", "benchmarks.records", "benchmarks.score_files"}
+DATA = {"benchmarks.datasets", "benchmarks.protocols", "benchmarks.interference"}
+RUNS = {"benchmarks.params", "benchmarks.sources", "benchmarks.fingerprint", "benchmarks.runs"}
+RESULTS = {"benchmarks.arrays", "benchmarks.results", "benchmarks.status", "benchmarks.integrity"}
+BELOW_SCORING = {"methods", *METHODS, *LEAVES, *STORED, *DATA, *RUNS, *RESULTS}
+ALLOWED: dict[str, set[str]] = {
+    "methods": METHODS,
+    "benchmarks.metrics": set(),
+    "benchmarks.schema": set(),
+    "benchmarks.official_counts": set(),
+    "benchmarks.sources": set(),
+    "benchmarks.arrays": set(),
+    "benchmarks.digests": METHODS,
+    "benchmarks.plan": {*METHODS, *LEAVES},
+    "benchmarks.records": {*METHODS, *LEAVES},
+    "benchmarks.score_files": {*METHODS, *LEAVES},
+    "benchmarks.datasets": {*METHODS, *LEAVES},
+    "benchmarks.protocols": {*METHODS, "benchmarks.datasets"},
+    "benchmarks.interference": {*METHODS, "benchmarks.datasets"},
+    "benchmarks.params": {"methods", *METHODS, *LEAVES},
+    "benchmarks.fingerprint": {"methods", *METHODS, *LEAVES, *STORED, *DATA, "benchmarks.params", "benchmarks.sources"},
+    "benchmarks.runs": {"methods", *METHODS, *LEAVES, *STORED, *DATA, *RUNS},
+    "benchmarks.results": {*METHODS, *LEAVES, *STORED, "benchmarks.arrays"},
+    "benchmarks.status": {*METHODS, *LEAVES, *STORED, "benchmarks.arrays", "benchmarks.results"},
+    "benchmarks.integrity": {*METHODS, *LEAVES, *STORED, *RESULTS},
+    "benchmarks.clean": {*METHODS, *LEAVES, *STORED, *RESULTS},
+    "benchmarks.doctor": {"methods", *METHODS, *LEAVES, *STORED, *DATA, *RUNS},
+    "benchmarks.scoring": BELOW_SCORING,
+    "benchmarks.execution": {*BELOW_SCORING, "benchmarks.scoring"},
+    "benchmarks.submissions": {*BELOW_SCORING, "benchmarks.scoring"},
+    "benchmarks.cli": {"methods", "benchmarks", "reports"},
+    "reports": {"methods.base", "methods.components.atomic", *LEAVES, *STORED},
+}
 
 
 def imports(path: Path) -> set[str]:
-    """Dotted names of our own modules that a file imports."""
+    """Modules of ours that a file imports when it runs, by dotted name."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+        elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return {name for name in found if name.partition(".")[0] in ("methods", "benchmarks", "reports")}
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            modules = {name for name in names if is_module(name)}
+            found |= modules if modules == names else modules | {node.module}
+    return {name for name in found if name.partition(".")[0] in PACKAGES}
 
 
-def part(name: str) -> str:
-    """The module or subpackage of benchmarks that a dotted name belongs to; empty for others."""
-    return name.split(".")[1] if name.startswith("benchmarks.") else ""
+def is_module(name: str) -> bool:
+    path = ROOT.joinpath(*name.split("."))
+    return path.is_dir() or path.with_suffix(".py").exists()
 
 
-@pytest.mark.parametrize("path", [f for f in FILES if f.is_relative_to(ROOT / "methods")], ids=lambda path: path.name)
-def test_methods_import_nothing_of_ours_outside_methods(path: Path) -> None:
-    assert all(name.startswith("methods") for name in imports(path))
+def owner(name: str) -> str:
+    """The entry of `ALLOWED` that a module belongs to."""
+    parts = name.split(".")
+    return next(".".join(parts[:n]) for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in ALLOWED)
 
 
-@pytest.mark.parametrize(
-    "path", [f for f in FILES if f.is_relative_to(ROOT / "benchmarks" / "metrics")], ids=lambda path: path.name
-)
-def test_metrics_are_a_leaf(path: Path) -> None:
-    assert all(name.startswith("benchmarks.metrics") for name in imports(path))
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-@pytest.mark.parametrize("path", [f for f in FILES if f.is_relative_to(ROOT / "reports")], ids=lambda path: path.name)
-def test_reports_read_files_and_metric_names_only(path: Path) -> None:
-    assert all(name.startswith(("reports", "benchmarks.metrics")) for name in imports(path))
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_imports_go_one_way(path: Path) -> None:
+    name = dotted(path)
+    if name == "benchmarks":
+        return  # its one import sets NumPy up
+    mine = owner(name)
+    foreign = {other for other in imports(path) if not f"{other}.".startswith(f"{mine}.")}
+    wrong = {o for o in foreign if not any(f"{o}.".startswith(f"{allowed}.") for allowed in ALLOWED[mine])}
+    assert not wrong
 
 
-@pytest.mark.parametrize("name", ORDER)
-def test_benchmarks_import_only_what_comes_before_them(name: str) -> None:
-    folder = ROOT / "benchmarks" / name
-    files = list(folder.glob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
-    used = {part(imported) for path in files for imported in imports(path)} & set(ORDER) - {name}
-    assert used <= set(ORDER[: ORDER.index(name)]) - FORBIDDEN.get(name, set())
-
-
-def test_no_module_of_benchmarks_escapes_the_order() -> None:
-    modules = {
-        path.relative_to(ROOT / "benchmarks").parts[0].removesuffix(".py")
-        for path in FILES
-        if "benchmarks" in path.parts
-    }
-    assert modules - set(ORDER) == {
-        "__init__", "pretraining", "bench_launch", "bench_metrics", "bench_page", "bench_training", "bench_verify",
+def test_only_scoring_and_what_needs_the_truth_reads_it() -> None:
+    readers = {dotted(path) for path in FILES if ".truth(" in path.read_text()}
+    assert {owner(name) for name in readers} <= {
+        "benchmarks.datasets", "benchmarks.scoring", "benchmarks.interference", "benchmarks.submissions",
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("module", ["benchmarks.cli", "benchmarks.job"])
+@pytest.mark.parametrize("module", ["benchmarks.cli", "benchmarks.execution.job"])
 def test_what_should_start_at_once_does_not_wait_for_torch(module: str) -> None:
     subprocess.run([sys.executable, "-c", f"import sys, {module}; sys.exit('torch' in sys.modules)"], check=True)
+
+
+# What each stage's command runs; of `report` the package is searched as a whole.
+COMMANDS = {
+    "pretrain": ["methods.components.procedural_teacher"],
+    "score": ["benchmarks.scoring.score"],
+    "summary": ["benchmarks.scoring.summary"],
+    "report": ["reports.build"],
+}
+# Imported by them, and free to change: what reads and checks what is stored, and what a run's fingerprint covers.
+NOT_DEPENDENCIES = {
+    *STORED, *RESULTS, "benchmarks", "benchmarks.metrics", "benchmarks.digests", "benchmarks.schema", "methods", "methods.base",
+    "methods.components", "methods.components.atomic", "benchmarks.params", "reports",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", COMMANDS)
+def test_a_stage_depends_on_the_code_that_decides_its_output(stage: str) -> None:
+    described: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][stage]
+    deps = [ROOT / dep for dep in described["deps"] if not dep.startswith("results/")]
+    needed = {name for command in COMMANDS[stage] for name in sources(command)} - NOT_DEPENDENCIES
+    files = {name: ROOT.joinpath(*name.split(".")) for name in needed}
+    paths = {name: file / "__init__.py" if file.is_dir() else file.with_suffix(".py") for name, file in files.items()}
+    paths = {name: path for name, path in paths.items() if path.stat().st_size}  # an empty __init__ decides nothing
+    missing = {name for name, path in paths.items() if not any(path == dep or dep in path.parents for dep in deps)}
+    assert not missing
+    assert all(dep.exists() for dep in deps)

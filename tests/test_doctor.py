@@ -11,10 +11,10 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
-from benchmarks import cli, doctor, params, runs, status
+from benchmarks import cli, doctor, params, results, runs, status
 from benchmarks.doctor import Finding
 from benchmarks.execution import worker
-from benchmarks.scoring import artifacts, score, summary
+from benchmarks.scoring import score, summary
 from methods.base import InputError
 from methods.components import teachers
 
@@ -268,7 +268,7 @@ def test_without_masks_images_are_scored_and_pixels_are_empty_with_the_reason(
     assert set(of_pixels.loc["nut", "metric"]) == set(of_pixels.loc["bolt", "metric"])
     assert set(of_pixels.loc["nut", "convention"]) == set(of_pixels.loc["bolt", "convention"])
     curves = {
-        c: json.loads((artifacts.folder(run.group) / f"{c}-seed0.json").read_text())["curves"] for c in rows.index
+        c: json.loads((results.details_dir(run.group) / f"{c}-seed0.json").read_text())["curves"] for c in rows.index
     }
     assert {category: set(of_category) for category, of_category in curves.items()} == {
         "nut": {"roc"}, "bolt": {"roc", "pro"}

@@ -12,7 +12,7 @@ from benchmarks import datasets, params, results, runs, score_files, status
 from benchmarks.datasets._files import read_image
 from benchmarks.execution import worker
 from benchmarks.plan import Run
-from benchmarks.scoring import artifacts, score, summary
+from benchmarks.scoring import score, summary
 from benchmarks.status import State
 from methods.base import InputError
 
@@ -127,7 +127,7 @@ def test_details_name_the_cells_worst_images_and_hold_the_curve_that_spro_is_the
     (run,) = expand(toy_root)
     execute(run)
     rows = scored(run, "default", "loco").set_index(["category", "subset", "metric"])
-    stem = artifacts.folder(run.group) / "cog-seed0"
+    stem = results.details_dir(run.group) / "cog-seed0"
     found = results.read_json(stem.with_suffix(".json")) or {}
     rising = sorted(found["images"], key=lambda image: image["score"])
     missed = [image["key"] for image in rising if image["anomalous"]][:2]

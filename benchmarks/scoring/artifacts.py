@@ -21,10 +21,6 @@ EXAMPLES = 6  # test images of each category that no score has chosen, for figur
 EXTREMES = 2  # the anomalies that score lowest, and the normal images that score highest, of each cell
 
 
-def folder(group: str) -> Path:
-    return results.RESULTS / "details" / group
-
-
 def write(
     target: Path,
     about: dict[str, Any],

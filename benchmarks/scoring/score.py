@@ -52,8 +52,8 @@ def score_group(group: str, runs: Sequence[Run], conventions: Sequence[str]) -> 
         InputError: a convention is unknown, or an image that was predicted is no longer in the data set.
     """
     known = _conventions(conventions)
-    shutil.rmtree(artifacts.folder(group), ignore_errors=True)
-    artifacts.folder(group).mkdir(parents=True)
+    shutil.rmtree(results.details_dir(group), ignore_errors=True)
+    results.details_dir(group).mkdir(parents=True)
     rows: list[dict[str, Any]] = []
     probe_rows: list[dict[str, Any]] = []
     cells = [cell for run in runs for cell in _cells(run)]
@@ -64,13 +64,13 @@ def score_group(group: str, runs: Sequence[Run], conventions: Sequence[str]) -> 
         truths = [dataset.truth(item) for item in items]
         rows += category_rows(truths, of_category, known)
         for cell in of_category:
-            artifacts.write(artifacts.folder(group), cell.about, items, truths, cell.scores, cell.maps)
+            artifacts.write(results.details_dir(group), cell.about, items, truths, cell.scores, cell.maps)
         if settings := runs[0].interference:
             drawn = interference.probes(dataset, category, **settings)
             probed = [cell.probes for cell in of_category if cell.probes]
             probe_rows += _probe_rows(dataset, drawn, probed, truths, of_category)
             for cell in probed:
-                artifacts.write_composites(artifacts.folder(group), cell.about, dataset, drawn, cell.maps)
+                artifacts.write_composites(results.details_dir(group), cell.about, dataset, drawn, cell.maps)
     _write("scores", group, rows, COLUMNS)
     _write("interference", group, probe_rows, PROBE_COLUMNS)
     integrity.seal(group, runs)

@@ -10,7 +10,6 @@ import pandas as pd
 
 from benchmarks import results, score_files
 from benchmarks.schema import GROUP
-from benchmarks.scoring import artifacts
 from methods.base import InputError
 
 
@@ -60,7 +59,7 @@ def write(groups: Sequence[str]) -> None:
 def _mean_curve(group: str, curve: str, axis: str) -> pd.DataFrame | None:
     """The mean over categories and seeds, on a grid that their curves can share; None where no cell has the curve."""
     grid = np.linspace(0, 1, 101)
-    cells = [results.read_json(path) or {} for path in sorted(artifacts.folder(group).glob("*.json"))]
+    cells = [results.read_json(path) or {} for path in sorted(results.details_dir(group).glob("*.json"))]
     drawn = [cell["curves"][curve] for cell in cells if curve in cell.get("curves", {})]
     if not drawn:
         return None
