@@ -74,6 +74,11 @@ def is_module(name: str) -> bool:
     return path.is_dir() or path.with_suffix(".py").exists()
 
 
+def file_of(name: str) -> Path:
+    path = ROOT.joinpath(*name.split("."))
+    return path.with_suffix(".py") if path.with_suffix(".py").exists() else path / "__init__.py"
+
+
 def owner(name: str) -> str:
     """The entry of `ALLOWED` that a module belongs to."""
     parts = name.split(".")
@@ -126,8 +131,7 @@ def test_a_stage_depends_on_the_code_that_decides_its_output(stage: str) -> None
     described: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][stage]
     deps = [ROOT / dep for dep in described["deps"] if not dep.startswith("results/")]
     needed = {name for command in COMMANDS[stage] for name in sources(command)} - NOT_DEPENDENCIES
-    files = {name: ROOT.joinpath(*name.split(".")) for name in needed}
-    paths = {name: file / "__init__.py" if file.is_dir() else file.with_suffix(".py") for name, file in files.items()}
+    paths = {name: file_of(name) for name in needed}
     paths = {name: path for name, path in paths.items() if path.stat().st_size}  # an empty __init__ decides nothing
     missing = {name for name, path in paths.items() if not any(path == dep or dep in path.parents for dep in deps)}
     assert not missing
