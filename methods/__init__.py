@@ -1,4 +1,24 @@
-"""Methods: one file each, found by its name. A new file is a new method; there is nothing to register."""
+"""Methods: one file each, found by its name. A new file is a new method; there is nothing to register.
+
+Create a method by name, fit it to normal images, predict others:
+
+>>> import torch
+>>> import methods
+>>> from methods.base import Context, Sample
+>>> def stripes(seed: int, defect: bool = False) -> Sample:
+...     image = torch.randint(90, 110, (3, 64, 64), generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
+...     image[:, ::8] += 80
+...     if defect:
+...         image[:, 20:36, 20:36] = 250
+...     return Sample(f"stripes/{seed}", "stripes", lambda: image)
+>>> method = methods.create("fd", teacher="test_resnet.untrained", image_size=64, epochs=10, batch_size=4)
+>>> method = method.fit([stripes(seed) for seed in range(8)], validation=[], context=Context())
+>>> normal, defective = method.predict([stripes(8), stripes(9, defect=True)], Context())
+>>> defective.score > normal.score
+True
+>>> defective.anomaly_map.shape
+torch.Size([64, 64])
+"""
 
 from __future__ import annotations
 
@@ -22,20 +42,24 @@ def load(name: str) -> type[Method]:
     """
     if name not in {module.name for module in pkgutil.iter_modules(__path__)}:
         raise InputError(f"There is no method {name!r}: {_nearest(name, names())} A new one is methods/{name}.py.")
-    found = _defined_in(import_module(f"methods.{name}"))
-    if len(found) != 1:
-        raise InputError(f"methods/{name}.py must define one complete subclass of Method; it has {len(found)}.")
-    return found[0]
+    classes = _defined_in(import_module(f"methods.{name}"))
+    if len(classes) != 1:
+        raise InputError(f"methods/{name}.py must define one complete subclass of Method; it has {len(classes)}.")
+    return classes[0]
 
 
 def names() -> list[str]:
-    """All methods, sorted."""
+    """The names of all methods, sorted."""
     modules = sorted(module.name for module in pkgutil.iter_modules(__path__))
     return [name for name in modules if _defined_in(import_module(f"methods.{name}"))]
 
 
 def hyper_parameters(method: type[Method]) -> list[str]:
-    """The names of a method's hyper-parameters, in the order of its definition."""
+    """The names of a method's hyper-parameters, in the order of its definition.
+
+    >>> hyper_parameters(load("rd"))[-2:]
+    ['loss', 'bottleneck_width']
+    """
     return [field.name for field in fields(method)]
 
 
@@ -43,7 +67,7 @@ def create(name: str, **values: Any) -> Method:
     """A method with some hyper-parameters overridden.
 
     Raises:
-        InputError: the method or a hyper-parameter is unknown, or a value is of the wrong kind or out of range.
+        InputError: the method or a hyper-parameter is unknown, or a value has the wrong type or is out of range.
     """
     method = load(name)
     hints, known = get_type_hints(method), hyper_parameters(method)
@@ -54,8 +78,8 @@ def create(name: str, **values: Any) -> Method:
         try:
             checked[key] = TypeAdapter(hints[key]).validate_python(value)
         except ValidationError as error:
-            complaints = "; ".join(str(part["msg"]) for part in error.errors())
-            raise InputError(f"Method {name!r}, {key}={value!r}: {complaints}.") from None
+            reasons = "; ".join(str(part["msg"]) for part in error.errors())
+            raise InputError(f"Method {name!r}, {key}={value!r}: {reasons}.") from None
     return method(**checked)
 
 

@@ -1,4 +1,4 @@
-"""The whole contract between Proctor and a method: what it may see, what it must give back."""
+"""The interface between Proctor and a method: what a method receives, and what it must return."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Sample:
-    """What a method may see of one image: no label, no mask, and a key that gives neither away.
+    """One image as a method receives it: no label, no mask, and a key that reveals neither.
 
     Attributes:
         key: unique and stable, "category/split/hash", e.g. "bottle/test/1f0c3b7a52e9".
@@ -46,48 +46,49 @@ class Sample:
 
     @property
     def image(self) -> Tensor:
-        """The image at native resolution, (3, H, W) uint8 RGB. Decoded anew at each access."""
+        """The image at native resolution, (3, H, W) uint8 RGB. Decoded at each access."""
         return self.read()
 
 
 class Prediction(NamedTuple):
-    """A method's answer for one image; higher is more anomalous."""
+    """A method's output for one image; higher is more anomalous."""
 
     score: float
     anomaly_map: Tensor  # (h, w) float32, in the frame of the full image, any size
 
 
 class Progress(NamedTuple):
-    """One report from a running method."""
+    """How far a running method has come."""
 
-    phase: Literal["amplify", "fit", "predict"]  # amplify: of a teacher, before the fit
+    phase: Literal["amplify", "fit", "predict"]  # amplify: training of AAND's amplifiers, before the fit
     done: int  # epochs, or images in predict
     total: int
     terms: Mapping[str, float] = {}  # loss terms of the epoch, by name
 
 
+# Takes a function from test samples to predictions, returns metrics by name.
 TestEvaluation = Callable[[Callable[[Sequence[Sample]], Iterator[Prediction]]], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
 class Context:
-    """Everything a run gives to a method besides data and hyper-parameters.
+    """What a method receives besides data and hyper-parameters.
 
     Attributes:
         seed: seeds every random generator that the method uses.
         device: a torch device string.
-        precision: of the student's forward and backward pass; anything but float32 is autocast.
+        precision: of the student's forward and backward pass; others than float32 are autocast.
         channels_last: memory format of images and student.
         compile: pass the student through torch.compile.
-        deterministic: ask torch for deterministic algorithms.
-        weights: local weight files by teacher name; teachers not named here come from the hub.
+        deterministic: use torch's deterministic algorithms.
+        weights: local weight files by teacher name; other teachers are downloaded from the hub.
         cache: a folder that belongs to this revision of the data set, shared by all runs; None: no disk cache.
-        cache_gib: memory that cached teacher features may take before they go to `cache`.
-        predict_batch: images that are predicted at a time; the runner lowers it where a GPU's memory is short.
-        checkpoint: where a fit saves its state, and from where it resumes; None: neither.
-        evaluate_test: has a function predict the test images and measures the result, without showing the truth. A
-            method may record it, as the course of training; to choose an epoch by it is a diagnostic, labelled so.
-        evaluate_every: epochs from one call of `evaluate_test` to the next; the last epoch is evaluated in any case.
+        cache_gib: memory in GiB that cached teacher features may take before they go to `cache`.
+        predict_batch: images that are predicted at a time; the runner lowers it if a GPU's memory is short.
+        checkpoint: the file in which a fit saves its state and from which it resumes; None: neither.
+        evaluate_test: calls a function that predicts the test images and returns metrics by name; the ground truth
+            stays hidden. A method may record them in its history; to select an epoch by them is a diagnostic only.
+        evaluate_every: epochs from one call of `evaluate_test` to the next; the last epoch is always evaluated.
         progress: called after every epoch and every predicted batch.
     """
 
@@ -111,12 +112,12 @@ class Context:
 class Method(ABC):
     """An anomaly-detection method. Its hyper-parameters are the fields of the dataclass, with the paper's values.
 
-    `__init__` stores, `fit` learns, and what is learnt ends in an underscore.
+    `__init__` stores, `fit` learns, and the names of learnt attributes end in an underscore.
     """
 
     paper: ClassVar[str]  # citation with arXiv number or venue
     source: ClassVar[str]  # official code and commit, or "none found"
-    deviations: ClassVar[tuple[str, ...]] = ()  # where this differs from paper or code, printed with every table
+    deviations: ClassVar[tuple[str, ...]] = ()  # differences from paper or code, printed with every table
 
     @abstractmethod
     def fit(self, train: Sequence[Sample], validation: Sequence[Sample], context: Context) -> Self:
@@ -124,10 +125,10 @@ class Method(ABC):
 
         Args:
             train: normal images, of one category or of many.
-            validation: further normal images for selection and normalisation; empty where the data set has none.
+            validation: other normal images, for selection and normalisation; empty if the data set has none.
 
         Raises:
-            InputError: the images or hyper-parameters cannot be used; says why and what to do.
+            InputError: the images or hyper-parameters cannot be used; the message says why and what to do.
         """
 
     @abstractmethod
@@ -136,10 +137,10 @@ class Method(ABC):
 
     @classmethod
     def unsupported(cls, dataset: str, protocol: str) -> str | None:
-        """The reason why this method cannot run there, or None if it can."""
+        """The reason why this method cannot run on a data set under a protocol, or None if it can."""
         return None
 
     @property
     def record(self) -> dict[str, Any]:
-        """What `fit` wants remembered with the results, as JSON values: loss history, chosen epoch, teacher."""
+        """What is stored with the results after `fit`, as JSON values: loss history, selected epoch, teacher."""
         return {}

@@ -1,7 +1,8 @@
-"""What teacher-student methods share: frozen features, the training loop, selection, checkpoint, prediction.
+"""What teacher-student methods share: frozen features, the training loop, selection, checkpoints, prediction.
 
-A method subclasses `Distillation` and says what its paper says: `build_student`, `loss_terms` and `anomaly_map`, and
-where the paper asks for it `make_optimiser`, `learning_rate_at`, `target` (a teacher made over) and `calibrate`.
+A method subclasses `Distillation` and implements what its paper defines: `build_student`, `loss_terms` and
+`anomaly_map`, and where the paper asks for it `make_optimiser`, `learning_rate_at`, `build_target` (the network to
+distil, if it is not the plain teacher) and `calibrate`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from sklearn.model_selection import train_test_split
@@ -22,24 +23,31 @@ from methods.components import feature_cache, teachers, train_loop
 from methods.components.teachers import Teacher
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# From what is measured after an epoch, the value that the kept epoch minimises.
-SELECTIONS: dict[str, Callable[[Mapping[str, float]], float] | None] = {
+# From what is measured after an epoch to the value that the selected epoch minimises.
+CRITERIA: dict[str, Callable[[Mapping[str, float]], float] | None] = {
     "last": None,
     "validation": lambda measured: measured["validation"],
     "oracle": lambda measured: -sum(measured.get(metric, 0.0) for metric in ("image_auroc", "pixel_auroc")),
 }
 
 
+class Outputs(NamedTuple):
+    """What a loss and an anomaly map compare, for a batch."""
+
+    teacher_features: list[Tensor]  # per level (B, C_l, h_l, w_l) float32, finest first
+    student_output: Any  # as the student returns it, float32
+
+
 @dataclass(kw_only=True, eq=False)
 class Distillation(Method):
-    """A student learns the features of a frozen teacher on normal images; where it fails to, the image is anomalous.
+    """A student learns the features of a frozen teacher on normal images; where they differ, the image is anomalous.
 
     Attributes:
-        teacher: see `methods.teachers`.
+        teacher: see `methods.components.teachers`.
         image_size: side in pixels to which every image is resized.
-        selection: which epoch's student is kept: the last one, or the one with the lowest mean anomaly map on normal
-            images that it did not train on (the data set's validation split, else 20 % of the training images), or,
-            as a diagnostic that no result may rest on, the one that is best on the test images ("oracle").
+        selection: which epoch's student is kept: "last"; "validation", the one with the lowest mean anomaly map on
+            normal images that it was not trained on (the data set's validation split, else 20 % of the training
+            images); or "oracle", the one that is best on the test images, a diagnostic and not a valid result.
     """
 
     student_input: ClassVar[Literal["features", "images"]] = "features"
@@ -65,15 +73,15 @@ class Distillation(Method):
 
     @abstractmethod
     def build_student(self, teacher: Teacher) -> nn.Module:
-        """The trainable network. It is called with the teacher's features or the images, as `student_input` says."""
+        """The trainable network, to be called with the teacher's features or the images, see `student_input`."""
 
     @abstractmethod
-    def loss_terms(self, teacher: list[Tensor], student: Any) -> dict[str, Tensor]:
-        """The weighted terms whose sum is minimised, by name, from (B, C_l, h_l, w_l) maps and the student's answer."""
+    def loss_terms(self, teacher_features: list[Tensor], student_output: Any) -> dict[str, Tensor]:
+        """The weighted scalar terms whose sum is minimised, by name; for the arguments see `Outputs`."""
 
     @abstractmethod
-    def anomaly_map(self, teacher: list[Tensor], student: Any) -> Tensor:
-        """(B, s, s) from the same; the maximum is the image's score."""
+    def anomaly_map(self, teacher_features: list[Tensor], student_output: Any) -> Tensor:
+        """(B, s, s) anomaly maps; the maximum of a map is the image's score."""
 
     def make_optimiser(self, student: nn.Module, fused: bool) -> torch.optim.Optimizer:
         return torch.optim.Adam(student.parameters(), self.learning_rate, self.betas, fused=fused)
@@ -82,71 +90,53 @@ class Distillation(Method):
         """The learning rate of an epoch, counted from 1."""
         return self.learning_rate
 
-    def target(self, teacher: Teacher, images: feature_cache.Rows, context: Context) -> feature_cache.Network:
-        """The frozen network whose features are learnt: the teacher, unless a method makes something of it first.
+    def build_target(self, teacher: Teacher, images: feature_cache.Rows, context: Context) -> feature_cache.Network:
+        """The frozen network whose features are distilled: the teacher, unless a method derives another from it.
 
-        Its images are those that the student trains on, without the ones that are held out to select with.
+        Args:
+            images: those that the student trains on, (3, s, s) uint8 each; none that is held out for selection.
         """
         return teacher
 
-    def calibrate(self, responses: Iterable[tuple[list[Tensor], Any]]) -> None:
-        """Learn from the student's answers on normal images how `anomaly_map` scales; without answers, forget it."""
+    def calibrate(self, outputs: Iterable[Outputs]) -> None:
+        """Learn from outputs on normal images how `anomaly_map` scales; without outputs, reset it."""
 
     def fit(self, train: Sequence[Sample], validation: Sequence[Sample], context: Context) -> Self:
         self._check(train, context)
-        device = torch.device(context.device)
-        train_loop.reproducible(context)
-        teacher = teachers.load(self.teacher, context.weights)
-        teacher.check(self.image_size)
-        teacher = teacher.to(device)
-        self.teacher_record_ = teacher.record
-        pictures = feature_cache.images(train, self.image_size, context.cache)
-        trained, held_out = self._hold_out(len(train), bool(validation))
-        seen = feature_cache.Rows(pictures.parts, [pictures.places[index] for index in trained])
-        self.target_ = self.target(teacher, seen, context)
-        inputs = _Inputs(self, train, context, pictures)
-
+        train_loop.set_determinism(context)
+        teacher = self._load_teacher(context)
+        images = feature_cache.load_images(train, self.image_size, context.cache)
+        training, held_out = self._hold_out(len(train), bool(validation))
+        self.target_ = self.build_target(teacher, images.select(training), context)
+        data = _Data(self, train, images, context)
         self.calibrate([])
-        train_loop.seed(context.seed, 0)
-        self.student_ = self.build_student(teacher).to(device)
-        self.parameters_ = {
-            "teacher": sum(parameter.numel() for parameter in teacher.parameters()),
-            "student": sum(parameter.numel() for parameter in self.student_.parameters()),
-        }
-        if context.channels_last:
-            self.student_ = self.student_.to(memory_format=torch.channels_last)
-        forward = torch.compile(self.student_) if context.compile else self.student_
+        forward = self._create_student(teacher, context)
 
         def terms(batch: Sequence[int]) -> dict[str, Tensor]:
-            return self.loss_terms(*inputs.pair([trained[index] for index in batch], forward))
+            return self.loss_terms(*data.outputs([training[index] for index in batch], forward))
 
-        further = _Inputs(self, validation, context) if validation else None
+        held_out_data = _Data.load(self, validation, context) if validation else None
 
-        def normal() -> Iterator[tuple[list[Tensor], Any]]:
-            """The student's answers on normal images: those of validation, else held out, else all it trains on."""
-            return further.pairs(range(len(validation))) if further else inputs.pairs(held_out or trained)
+        def normal() -> Iterator[Outputs]:
+            """Outputs on normal images: the validation split's, else those held out, else the training images."""
+            if held_out_data:
+                return held_out_data.evaluate(range(len(validation)))
+            return data.evaluate(held_out or training)
 
-        identity = [
-            str(self),
-            context.seed,
-            context.evaluate_every,
-            teacher.digest,
-            _digest(train),
-            _digest(validation),
-        ]
+        splits = [[sample.key for sample in samples] for samples in (train, validation)]
         self.history_, self.epoch_ = train_loop.optimise(
             self.student_,
-            self.make_optimiser(self.student_, fused=device.type in ("cpu", "cuda")),
+            self.make_optimiser(self.student_, fused=torch.device(context.device).type in ("cpu", "cuda")),
             terms,
-            len(trained),
+            len(training),
             epochs=self.epochs,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate_at,
             context=context,
             checkpoint=context.checkpoint,
-            identity=json.dumps(identity),
-            evaluate=lambda epoch: self._measure(epoch, normal, bool(further or held_out), context),
-            keep=SELECTIONS[self.selection],
+            fit_id=_digest([str(self), context.seed, context.evaluate_every, teacher.digest, splits]),
+            evaluate=lambda epoch: self._evaluate(epoch, normal, bool(validation or held_out), context),
+            criterion=CRITERIA[self.selection],
         )
         self.calibrate(normal())
         return self
@@ -154,40 +144,59 @@ class Distillation(Method):
     def _check(self, train: Sequence[Sample], context: Context) -> None:
         name = type(self).__name__
         if not train:
-            raise InputError(f"{name} got no training image: look at the data set's train folder.")
+            raise InputError(f"{name} got no training image: check the data set's train folder.")
         if self.selection == "oracle" and not context.evaluate_test:
             raise InputError(
                 f"{name}: selection='oracle' looks at the test set every few epochs; say how many with "
                 "`evaluate_every` in params.yaml, or set selection to 'last'."
             )
 
-    def _measure(
-        self, epoch: int, normal: Callable[[], Iterator[tuple[list[Tensor], Any]]], unseen: bool, context: Context
+    def _load_teacher(self, context: Context) -> Teacher:
+        teacher = teachers.load(self.teacher, context.weights)
+        teacher.check(self.image_size)
+        self.teacher_record_ = teacher.record
+        return teacher.to(torch.device(context.device))
+
+    def _create_student(self, teacher: Teacher, context: Context) -> Callable[[Any], Any]:
+        """Build the student with the weights of the seed; returns it, or its compiled form."""
+        train_loop.seed(context.seed, 0)
+        self.student_ = self.build_student(teacher).to(torch.device(context.device))
+        self.parameters_ = {
+            "teacher": sum(parameter.numel() for parameter in teacher.parameters()),
+            "student": sum(parameter.numel() for parameter in self.student_.parameters()),
+        }
+        if context.channels_last:
+            self.student_ = self.student_.to(memory_format=torch.channels_last)
+        return torch.compile(self.student_) if context.compile else self.student_
+
+    def _evaluate(
+        self, epoch: int, normal: Callable[[], Iterator[Outputs]], has_held_out: bool, context: Context
     ) -> dict[str, float]:
-        """What selection and the course of training need to know after an epoch; `unseen`: `normal` was held out."""
+        """What selection and the history need after an epoch; `has_held_out`: `normal` was not trained on."""
         measured: dict[str, float] = {}
-        judge = context.evaluate_test if epoch % context.evaluate_every == 0 or epoch == self.epochs else None
-        if self.selection == "validation" or (judge and unseen):
-            self.calibrate([])  # scaled by the very images that they are of, the maps' mean would never change
-            maps = [self.anomaly_map(*pair) for pair in normal()]
+        is_due = epoch % context.evaluate_every == 0 or epoch == self.epochs
+        evaluate_test = context.evaluate_test if is_due else None
+        if self.selection == "validation" or (evaluate_test and has_held_out):
+            self.calibrate([])  # calibrated on the images whose maps are averaged, their mean would be constant
+            maps = [self.anomaly_map(*outputs) for outputs in normal()]
             measured["validation"] = torch.cat(maps).mean().item()
-        if judge:
+        if evaluate_test:
             self.calibrate(normal())
-            measured |= judge(lambda test: self._predict(test, context))
+            measured |= evaluate_test(lambda test: self._predict(test, context))
         return measured
 
     def predict(self, test: Sequence[Sample], context: Context) -> Iterator[Prediction]:
         if not test:
             return
-        train_loop.reproducible(context)
+        train_loop.set_determinism(context)
         for done, prediction in enumerate(self._predict(test, context), 1):
             yield prediction
             if done % context.predict_batch == 0 or done == len(test):
                 context.progress(Progress("predict", done, len(test)))
 
     def _predict(self, test: Sequence[Sample], context: Context) -> Iterator[Prediction]:
-        for pair in _Inputs(self, test, context).pairs(range(len(test))):
-            for anomaly_map in self.anomaly_map(*pair).cpu():  # (s, s)
+        for outputs in _Data.load(self, test, context).evaluate(range(len(test))):
+            for anomaly_map in self.anomaly_map(*outputs).cpu():  # (s, s)
                 yield Prediction(anomaly_map.max().item(), anomaly_map)
 
     def _hold_out(self, images: int, validation: bool) -> tuple[list[int], list[int]]:
@@ -199,8 +208,8 @@ class Distillation(Method):
                 f"{type(self).__name__}: selection='validation' holds back 20 % of the training images, but there is "
                 "only one. Add images, or set selection to 'last'."
             )
-        trained, held_out = train_test_split(range(images), test_size=0.2, random_state=0)
-        return list(trained), list(held_out)
+        training, held_out = train_test_split(range(images), test_size=0.2, random_state=0)
+        return list(training), list(held_out)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -214,46 +223,45 @@ class Distillation(Method):
         }
 
 
-class _Inputs:
-    """Images and frozen features of some samples, and the student's answers to them."""
+class _Data:
+    """Images and target features of some samples, and what the student makes of them."""
 
     def __init__(
-        self,
-        method: Distillation,
-        samples: Sequence[Sample],
-        context: Context,
-        pictures: feature_cache.Rows | None = None,
+        self, method: Distillation, samples: Sequence[Sample], images: feature_cache.Rows, context: Context
     ) -> None:
-        self.method, self.context = method, context
-        self.pictures = pictures or feature_cache.images(samples, method.image_size, context.cache)
-        self.features = feature_cache.Features(method.target_, samples, self.pictures, context)
+        self.method, self.images, self.context = method, images, context
+        self.features = feature_cache.Features(method.target_, samples, images, context)
 
-    def pair(self, batch: Sequence[int], student: Callable[[Any], Any]) -> tuple[list[Tensor], Any]:
-        """Frozen features and the student's answer, both float32."""
+    @classmethod
+    def load(cls, method: Distillation, samples: Sequence[Sample], context: Context) -> Self:
+        return cls(method, samples, feature_cache.load_images(samples, method.image_size, context.cache), context)
+
+    def outputs(self, batch: Sequence[int], student: Callable[[Any], Any]) -> Outputs:
+        """Target features and the student's output for a batch of indices."""
         device, precision = torch.device(self.context.device), self.context.precision
         layout = torch.channels_last if self.context.channels_last else torch.contiguous_format
         features = self.features(batch)
         if self.method.student_input == "images":
-            images = self.pictures[batch].to(device, non_blocking=True)
-            seen: Any = self.method.target_.normalise(images).contiguous(memory_format=layout)
+            images = self.images[batch].to(device, non_blocking=True)
+            student_input: Any = self.method.target_.normalise(images).contiguous(memory_format=layout)
         else:
-            seen = [level.contiguous(memory_format=layout) for level in features]
+            student_input = [level.contiguous(memory_format=layout) for level in features]
         with torch.autocast(device.type, DTYPES[precision], enabled=precision != "float32"):
-            answer = student(seen)
-        return features, _float32(answer)
+            output = student(student_input)
+        return Outputs(features, _float32(output))
 
     @torch.no_grad()
-    def pairs(self, indices: Sequence[int]) -> Iterator[tuple[list[Tensor], Any]]:
-        """The same for many images, in order, in batches, by the student in evaluation mode."""
+    def evaluate(self, indices: Sequence[int]) -> Iterator[Outputs]:
+        """The same batch by batch for many indices, in order, with the student in evaluation mode."""
         self.method.student_.eval()
         size = self.context.predict_batch
-        for at in range(0, len(indices), size):
-            yield self.pair(indices[at : at + size], self.method.student_)
+        for start in range(0, len(indices), size):
+            yield self.outputs(indices[start : start + size], self.method.student_)
 
 
-def _digest(samples: Sequence[Sample]) -> str:
-    return hashlib.sha256("\n".join(sample.key for sample in samples).encode()).hexdigest()
+def _digest(parts: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _float32(answer: Any) -> Any:
-    return answer.float() if isinstance(answer, Tensor) else [_float32(part) for part in answer]
+def _float32(output: Any) -> Any:
+    return output.float() if isinstance(output, Tensor) else [_float32(part) for part in output]

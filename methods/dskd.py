@@ -1,8 +1,10 @@
 """DSKD, contextual affinity distillation: a local student for structural anomalies, a global one for logical anomalies.
 
 The local student is that of reverse distillation. The global student restores the teacher's features from a code
-without positions, so that it must know the whole image; it is compared with the teacher by how each of its features
-relates to all of the teacher's (the contextual affinity), which forgives that it restores details only roughly.
+without positions, which represents the whole image; it is compared with the teacher by the similarities of each of its
+features to all of the teacher's (the contextual affinity), which tolerates that it restores details only roughly.
+
+Zhang, Suganuma and Okatani, arXiv 2307.03101; no official code found. Equation numbers are the paper's.
 """
 
 from __future__ import annotations
@@ -17,14 +19,13 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from methods.base import InputError
-from methods.components.anomaly_maps import cosine_distance, mean_and_deviation, resize
+from methods.components.anomaly_maps import BLUR, cosine_distance, mean_and_deviation, resize
 from methods.components.decoders import Blocks, Decoder, OneClassBottleneck, ReverseStudent, initialise, residual_stage
 from methods.components.teachers import Teacher
-from methods.distillation import Distillation
-from methods.rd import BLUR
+from methods.distillation import Distillation, Outputs
 
-# Of the affinities of a batch, how many are in memory at a time: on a CPU what its cache holds, on a GPU 256 MiB.
-AFFINITIES = {"cpu": 2**21, "cuda": 2**26}
+# How many affinities of a batch are in memory at a time: as many as a CPU's cache holds, and 256 MiB on a GPU.
+MAX_AFFINITIES = {"cpu": 2**21, "cuda": 2**26}
 
 
 @dataclass(kw_only=True, eq=False)
@@ -32,12 +33,12 @@ class DSKD(Distillation):
     """Dual-student knowledge distillation.
 
     Attributes:
-        local_loss, global_loss: what each student learns by and is compared with: "pixel", the cosine distance at each
+        local_loss, global_loss: the loss and anomaly map of each student: "pixel", the cosine distance at each
             position (equations 1 and 2), or "contextual" (equations 3 to 7); "none" leaves the student out.
         gccb_channels: g, the channels of the code in the global context condensing block; 0 leaves the block out.
         condense: how the block removes and restores positions, which the paper leaves open: see
-            `GlobalContextCondensing`. The default did better on toy's logical anomalies than "pool": image AUROC 1.00
-            against 0.67 on cog, 1.00 against 0.93 on tray (one-class, 20 epochs, one seed).
+            `GlobalContextCondensing`. The default did better than "pool" on the toy data set's logical anomalies: image
+            AUROC 1.00 against 0.67 on cog, 1.00 against 0.93 on tray (one-class, 20 epochs, one seed).
         temperature: tau of equation 4.
     """
 
@@ -47,7 +48,15 @@ class DSKD(Distillation):
     source: ClassVar[str] = "none found; built from the paper"
     deviations: ClassVar[tuple[str, ...]] = (
         "How the condensing block removes and restores positions is ours: the paper gives only the sizes.",
-        "Blur as in RD, and the mean and standard deviation of equation 8 over all pixels: the paper does not say.",
+        "The global student's fourth residual stage starts from random weights, as RD's bottleneck does: the paper "
+        "leaves open whether it starts from ImageNet's.",
+        "The local student's loss is the paper's equation 2, at each position; that nothing of RD is changed could "
+        "also mean the flat loss of RD's code.",
+        "The mean and standard deviation of equation 8 are taken over all pixels of all images, before the blur: the "
+        "paper does not say.",
+        "Maps are up-sampled with align_corners=True, as in RD's code: the paper only calls it bilinear.",
+        "The Gaussian blur has RD's standard deviation of 4 pixels, and the map for localisation is blurred as well as "
+        "the one whose maximum is the image's score: the paper leaves both open.",
         "No augmentation: on LOCO the paper uses those of another method, which it does not list.",
     )
 
@@ -64,11 +73,11 @@ class DSKD(Distillation):
         if self.temperature <= 0:
             raise InputError(f"DSKD: temperature={self.temperature}; it must be above 0.")
         if not self._losses:
-            raise InputError("DSKD: local_loss and global_loss are both 'none'; one student at least must learn.")
+            raise InputError("DSKD: local_loss and global_loss are both 'none': there must be at least one student.")
 
     @property
     def _losses(self) -> dict[str, str]:
-        """The loss of each student that there is."""
+        """The loss of each student that is not left out."""
         losses = {"local": self.local_loss, "global": self.global_loss}
         return {student: loss for student, loss in losses.items() if loss != "none"}
 
@@ -86,44 +95,46 @@ class DSKD(Distillation):
         condense: nn.Module = nn.Identity()
         if self.gccb_channels:
             condense = GlobalContextCondensing(2 * coarse, self.gccb_channels, self.image_size // 32, self.condense)
-        bottleneck = nn.Sequential(Coarsest(), stage, condense)
+        bottleneck = nn.Sequential(LastLevel(), stage, condense)
         initialise(bottleneck)
         return bottleneck
 
-    def _distances(self, teacher: list[Tensor], student: list[list[Tensor]]) -> dict[str, list[Tensor]]:
+    def _distances(self, teacher_features: list[Tensor], student_output: list[list[Tensor]]) -> dict[str, list[Tensor]]:
         """For each student M^l of equation 1 or 6 at every level, (B, h_l, w_l)."""
-        found = {}
-        for (name, loss), features in zip(self._losses.items(), student, strict=True):
-            levels = zip(teacher, features, strict=True)
-            found[name] = [
-                cosine_distance(*maps) if loss == "pixel" else contextual_divergence(*maps, self.temperature)
-                for maps in levels
-            ]
-        return found
+        distances = {}
+        for (name, loss), student_features in zip(self._losses.items(), student_output, strict=True):
+            levels = zip(teacher_features, student_features, strict=True)
+            if loss == "pixel":
+                distances[name] = [cosine_distance(*features) for features in levels]
+            else:
+                distances[name] = [contextual_divergence(*features, self.temperature) for features in levels]
+        return distances
 
-    def loss_terms(self, teacher: list[Tensor], student: list[list[Tensor]]) -> dict[str, Tensor]:
+    def loss_terms(self, teacher_features: list[Tensor], student_output: list[list[Tensor]]) -> dict[str, Tensor]:
         """Equations 2 and 7: for each student and level, the mean over positions."""
-        distances = self._distances(teacher, student)
+        distances = self._distances(teacher_features, student_output)
         return {f"{name}{number}": m.mean() for name, maps in distances.items() for number, m in enumerate(maps, 1)}
 
-    def anomaly_map(self, teacher: list[Tensor], student: list[list[Tensor]]) -> Tensor:
-        """Equation 8, then blur, which commutes with it."""
+    def anomaly_map(self, teacher_features: list[Tensor], student_output: list[list[Tensor]]) -> Tensor:
+        """Equation 8, then blur. The order does not matter: blur keeps a constant and is linear."""
         maps = []
-        for name, summed in self._maps(teacher, student, BLUR).items():
+        for name, summed in self._maps(teacher_features, student_output, BLUR).items():
             mean, deviation = self.scales_[name]
             maps.append((summed - mean) / deviation)
         return sum(maps[1:], maps[0])
 
-    def _maps(self, teacher: list[Tensor], student: list[list[Tensor]], sigma: float) -> dict[str, Tensor]:
+    def _maps(
+        self, teacher_features: list[Tensor], student_output: list[list[Tensor]], sigma: float
+    ) -> dict[str, Tensor]:
         """For each student the sum over levels of the up-sampled distances, (B, s, s)."""
         return {
             name: torch.stack([resize(m, self.image_size, align_corners=True, sigma=sigma) for m in levels]).sum(0)
-            for name, levels in self._distances(teacher, student).items()
+            for name, levels in self._distances(teacher_features, student_output).items()
         }
 
-    def calibrate(self, responses: Iterable[tuple[list[Tensor], Any]]) -> None:
+    def calibrate(self, outputs: Iterable[Outputs]) -> None:
         """Mean and standard deviation of equation 8, over all pixels of all normal images."""
-        maps = (torch.stack(list(self._maps(*response, sigma=0).values())) for response in responses)
+        maps = (torch.stack(list(self._maps(*batch, sigma=0).values())) for batch in outputs)
         means, deviations = mean_and_deviation(maps)
         self.scales_ = dict.fromkeys(self._losses, (0.0, 1.0))
         for name, mean, deviation in zip(self._losses, means, deviations, strict=False):
@@ -135,28 +146,29 @@ class DSKD(Distillation):
         return super().record | {"scales": {name: dict(zip(names, v, strict=True)) for name, v in self.scales_.items()}}
 
 
-def contextual_divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
-    """How far the relations of a student's features to all teacher features are from those of the teacher's own.
+def contextual_divergence(teacher_features: Tensor, student_features: Tensor, temperature: float) -> Tensor:
+    """KL divergence of a student's affinities to all teacher features from the teacher's own affinities (equation 6).
 
     With unit vectors t_j and s_i, the affinities a_ij = s_i t_j / tau and their softmax over j (equations 3 to 5), the
     divergence of equation 6 is KL_i = tau^2 (g(s_i) - g(t_i)) with g(x_i) = logsumexp_j(x_i t_j / tau) - x_i c_i / tau
-    and c_i = sum_j p^t_ij t_j: of the N x N affinities only a logarithm is kept, and c is an attention.
+    and c_i = sum_j p^t_ij t_j, an attention. So the N x N affinities need not be stored, only their logsumexp.
 
     Args:
-        teacher, student: feature maps of one level, (B, C, h, w).
+        teacher_features, student_features: maps of one level, (B, C, h, w).
 
     Returns:
         (B, h, w), at least 0 up to rounding.
     """
-    t, s = (F.normalize(maps, dim=1).flatten(2).mT.contiguous() for maps in (teacher, student))  # (B, N, C)
+    both = (teacher_features, student_features)
+    t, s = (F.normalize(maps, dim=1).flatten(2).mT.contiguous() for maps in both)  # (B, N, C)
     with torch.no_grad():
         context = F.scaled_dot_product_attention(t, t, t, scale=1 / temperature)  # (B, N, C)
-        own = _free_energy(t, t / temperature, context / temperature)
-    divergence = temperature**2 * (_free_energy(s, t / temperature, context / temperature) - own)  # (B, N)
-    return divergence.unflatten(1, teacher.shape[2:])
+        teacher_term = _g(t, t / temperature, context / temperature)
+    divergence = temperature**2 * (_g(s, t / temperature, context / temperature) - teacher_term)  # (B, N)
+    return divergence.unflatten(1, teacher_features.shape[2:])
 
 
-def _free_energy(x: Tensor, t: Tensor, context: Tensor) -> Tensor:
+def _g(x: Tensor, t: Tensor, context: Tensor) -> Tensor:
     """g of `contextual_divergence`, (B, N), in blocks of rows that the backward pass computes again.
 
     Args:
@@ -166,7 +178,7 @@ def _free_energy(x: Tensor, t: Tensor, context: Tensor) -> Tensor:
     def logsumexp(rows: Tensor) -> Tensor:
         return torch.logsumexp(rows @ t.mT, 2)  # (B, rows)
 
-    rows = max(1, AFFINITIES[x.device.type] // (t.shape[0] * t.shape[1]))
+    rows = max(1, MAX_AFFINITIES[x.device.type] // (t.shape[0] * t.shape[1]))
     blocks = [checkpoint(logsumexp, block, use_reentrant=False) for block in x.split(rows, 1)]
     return torch.cat(blocks, 1) - (x * context).sum(2)
 
@@ -174,37 +186,43 @@ def _free_energy(x: Tensor, t: Tensor, context: Tensor) -> Tensor:
 class GlobalContextCondensing(nn.Module):
     """GCCB: from (B, C, h, w) to a code of 1 x 1 x g, and back.
 
-    "conv": a convolution as large as the map, one filter per channel, removes the positions, and a transposed one
-    restores them from the code. "pool": the mean over positions, repeated at each; then positions come from the
-    decoder's padding alone. Channels are reduced and restored by 1x1 convolutions, none if g is C already.
-    Batch norm comes before the positions are gone: at 1 x 1 it could not normalise a batch of one.
+    Channels are reduced and restored by 1x1 convolutions, none if g is C already. Batch norm comes before the positions
+    are removed: at 1 x 1 it could not normalise a batch of one.
+
+    Args:
+        channels: C.
+        code: g.
+        size: h = w.
+        condense: "conv" removes the positions by a convolution as large as the map, one filter per channel, and
+            restores them by a transposed one; "pool" takes the mean over positions and repeats it at each, so that the
+            decoder knows positions from its padding alone.
     """
 
-    def __init__(self, channels: int, code: int, size: int, how: Literal["conv", "pool"]) -> None:
+    def __init__(self, channels: int, code: int, size: int, condense: Literal["conv", "pool"]) -> None:
         super().__init__()
-        narrow = [nn.Conv2d(channels, code, 1, bias=False), nn.BatchNorm2d(code), nn.ReLU(inplace=True)]
-        self.reduce = nn.Sequential(*(narrow if code != channels else ()))
-        if how == "conv":
+        reduce = [nn.Conv2d(channels, code, 1, bias=False), nn.BatchNorm2d(code), nn.ReLU(inplace=True)]
+        self.reduce = nn.Sequential(*(reduce if code != channels else ()))
+        if condense == "conv":
             self.condense: nn.Module = nn.Conv2d(code, code, size, groups=code)
             self.restore: nn.Module = nn.ConvTranspose2d(code, code, size, groups=code)
         else:
             self.condense, self.restore = nn.AdaptiveAvgPool2d(1), nn.Upsample(scale_factor=size)
-        self.widen = nn.Conv2d(code, channels, 1) if code != channels else nn.Identity()
+        self.expand = nn.Conv2d(code, channels, 1) if code != channels else nn.Identity()
 
     def forward(self, features: Tensor) -> Tensor:
         code = self.condense(self.reduce(features))  # (B, g, 1, 1)
-        return self.widen(self.restore(code))  # (B, C, h, w)
+        return self.expand(self.restore(code))  # (B, C, h, w)
 
 
-class Coarsest(nn.Module):
-    """The last of several levels."""
+class LastLevel(nn.Module):
+    """Selects the coarsest feature map."""
 
     def forward(self, features: list[Tensor]) -> Tensor:
         return features[-1]
 
 
 class Students(nn.ModuleDict):
-    """Networks that answer the same features, in order."""
+    """Students with the same input; returns their outputs in order."""
 
     def forward(self, features: list[Tensor]) -> list[Any]:
         return [student(features) for student in self.values()]

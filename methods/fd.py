@@ -1,7 +1,9 @@
-"""FD, forward distillation: a student of the teacher's own architecture sees the image and imitates the feature maps.
+"""FD, forward distillation: a student of the teacher's own architecture sees the image and learns the feature maps.
 
 This is STFPM, student-teacher feature pyramid matching, which papers on reverse distillation call forward distillation.
 The recipe matched to RD is a variant: optimiser adam, learning_rate 0.005, batch_size 16, selection last, combine sum.
+
+Wang et al., BMVC 2021; official code gdwang08/STFPM @2598a5e.
 """
 
 from __future__ import annotations
@@ -13,10 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from methods.base import InputError
-from methods.components.anomaly_maps import cosine_distance, resize
+from methods.components.anomaly_maps import BLUR, cosine_distance, resize
 from methods.components.teachers import Teacher
 from methods.distillation import Distillation
-from methods.rd import BLUR
 
 
 @dataclass(kw_only=True, eq=False)
@@ -33,9 +34,9 @@ class FD(Distillation):
     source: ClassVar[str] = "gdwang08/STFPM @2598a5e"
     deviations: ClassVar[tuple[str, ...]] = (
         "200 epochs, as in the official README's command; the code's default is 100.",
-        "The loss lacks the paper's factor 1/2, as in the official code.",
-        "Images of the data set's validation split select the epoch where there is one, else the official hold-out.",
-        "That 'FD' in the SNL paper means STFPM is a reading, not stated in what could be read of it.",
+        "The loss is without the paper's factor 1/2, as in the official code.",
+        "The epoch is selected on the data set's validation split if it has one, else on the official hold-out.",
+        "That 'FD' in the SNL paper means STFPM is our reading: the accessible parts of that paper do not say so.",
     )
     student_input: ClassVar[Literal["features", "images"]] = "images"
 
@@ -56,7 +57,7 @@ class FD(Distillation):
             raise InputError(f"FD: weight_decay={self.weight_decay}; it must not be below 0.")
 
     def build_student(self, teacher: Teacher) -> nn.Module:
-        return teacher.twin()
+        return teacher.untrained_copy()
 
     def make_optimiser(self, student: nn.Module, fused: bool) -> torch.optim.Optimizer:
         if self.optimiser == "adam":
@@ -65,13 +66,14 @@ class FD(Distillation):
             student.parameters(), self.learning_rate, self.momentum, weight_decay=self.weight_decay, fused=fused
         )
 
-    def loss_terms(self, teacher: list[Tensor], student: list[Tensor]) -> dict[str, Tensor]:
+    def loss_terms(self, teacher_features: list[Tensor], student_output: list[Tensor]) -> dict[str, Tensor]:
         """Per level the mean over positions of the squared distance of unit feature vectors, which is 2 - 2 cos."""
-        levels = zip(teacher, student, strict=True)
-        return {f"level{number}": 2 * cosine_distance(*maps).mean() for number, maps in enumerate(levels, 1)}
+        levels = zip(teacher_features, student_output, strict=True)
+        return {f"level{number}": 2 * cosine_distance(*features).mean() for number, features in enumerate(levels, 1)}
 
-    def anomaly_map(self, teacher: list[Tensor], student: list[Tensor]) -> Tensor:
-        distances = [2 * cosine_distance(*maps) for maps in zip(teacher, student, strict=True)]  # each (B, h_l, w_l)
+    def anomaly_map(self, teacher_features: list[Tensor], student_output: list[Tensor]) -> Tensor:
+        levels = zip(teacher_features, student_output, strict=True)
+        distances = [2 * cosine_distance(*features) for features in levels]  # each (B, h_l, w_l)
         if self.combine == "sum":
             maps = [resize(distance, self.image_size, align_corners=True, sigma=BLUR) for distance in distances]
             return torch.stack(maps).sum(0)

@@ -1,7 +1,9 @@
 """RD, reverse distillation: the student restores the teacher's features from a code too narrow for anomalies.
 
 A bottleneck condenses the three feature maps of the teacher (decoders.py), and a decoder, the teacher in reverse,
-restores them from coarse to fine. On anomalies it has not learnt to, and their features differ.
+restores them from coarse to fine. It has not learnt to restore anomalies: there its features differ.
+
+Deng and Li, CVPR 2022; official code hq-deng/RD4AD @6554076.
 """
 
 from __future__ import annotations
@@ -12,12 +14,10 @@ from typing import ClassVar, Literal
 from torch import Tensor
 from torch.nn import functional as F
 
-from methods.components.anomaly_maps import cosine_distance, resize
+from methods.components.anomaly_maps import BLUR, cosine_distance, resize
 from methods.components.decoders import Decoder, OneClassBottleneck, ReverseStudent
 from methods.components.teachers import Teacher
 from methods.distillation import Distillation
-
-BLUR = 4.0  # standard deviation in pixels, of the official code
 
 
 @dataclass(kw_only=True, eq=False)
@@ -35,7 +35,7 @@ class RD(Distillation):
     source: ClassVar[str] = "hq-deng/RD4AD @6554076"
     deviations: ClassVar[tuple[str, ...]] = (
         "The default loss is the official code's (flat), not the paper's (pixel): it gives the published numbers.",
-        "The last training batch is kept however small; batches are drawn by our own seed.",
+        "The last training batch is kept even if it is small; batches follow Proctor's seed.",
     )
 
     loss: Literal["flat", "pixel"] = "flat"
@@ -45,18 +45,19 @@ class RD(Distillation):
         bottleneck = OneClassBottleneck(teacher, base_width=64 if self.bottleneck_width == "narrow" else None)
         return ReverseStudent(bottleneck, Decoder(teacher))
 
-    def loss_terms(self, teacher: list[Tensor], student: list[Tensor]) -> dict[str, Tensor]:
+    def loss_terms(self, teacher_features: list[Tensor], student_output: list[Tensor]) -> dict[str, Tensor]:
         """One term per level, summed with weight 1 (equation 2)."""
         distance = _flat_distance if self.loss == "flat" else cosine_distance
-        levels = zip(teacher, student, strict=True)
-        return {f"level{number}": distance(*maps).mean() for number, maps in enumerate(levels, 1)}
+        levels = zip(teacher_features, student_output, strict=True)
+        return {f"level{number}": distance(*features).mean() for number, features in enumerate(levels, 1)}
 
-    def anomaly_map(self, teacher: list[Tensor], student: list[Tensor]) -> Tensor:
+    def anomaly_map(self, teacher_features: list[Tensor], student_output: list[Tensor]) -> Tensor:
         """Equation 3: distance maps, up-sampled and summed over levels, then blurred."""
-        distances = [cosine_distance(*maps) for maps in zip(teacher, student, strict=True)]  # each (B, h_l, w_l)
+        levels = zip(teacher_features, student_output, strict=True)
+        distances = [cosine_distance(*features) for features in levels]  # each (B, h_l, w_l)
         maps = [resize(distance, self.image_size, align_corners=True, sigma=BLUR) for distance in distances]
         return sum(maps[1:], maps[0])
 
 
-def _flat_distance(teacher: Tensor, student: Tensor) -> Tensor:
-    return 1 - F.cosine_similarity(teacher.flatten(1), student.flatten(1))  # (B,)
+def _flat_distance(teacher_features: Tensor, student_features: Tensor) -> Tensor:
+    return 1 - F.cosine_similarity(teacher_features.flatten(1), student_features.flatten(1))  # (B,)

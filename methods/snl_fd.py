@@ -1,6 +1,8 @@
-"""SNL on FD: the teacher's twin with CRAM after each stage, taught the structure of the teacher's features as well.
+"""SNL on FD: FD's student with CRAM after each stage, trained to match the structure of the features as well.
 
-The losses, the map and CRAM are in structural.py; student and distance are FD's, the recipe is the one matched to RD.
+The losses, the anomaly map and CRAM are in structural.py; student and distance are FD's, the recipe is matched to RD.
+
+Deng and Li, arXiv 2402.17091; no official code found.
 """
 
 from __future__ import annotations
@@ -12,23 +14,20 @@ import torch
 from torch import nn
 
 from methods.base import InputError
-from methods.components.structural import CRAM, RECONSTRUCTION, Structural
+from methods.components.structural import CRAM, Structural
 from methods.components.teachers import Teacher
 from methods.fd import FD
-from methods.snl import SNL
 
 
 @dataclass(kw_only=True, eq=False)
 class SNLFD(Structural, FD):
-    """Structural normality learning with FD's student. What CRAM gives is distilled and feeds the next stage."""
+    """Structural normality learning with FD's student. CRAM's output is distilled and is the next stage's input."""
 
-    paper: ClassVar[str] = SNL.paper
-    source: ClassVar[str] = SNL.source
     deviations: ClassVar[tuple[str, ...]] = (
-        *RECONSTRUCTION,
-        "That 'FD', the paper's second baseline, means STFPM is a reading, not stated in what could be read of it.",
+        *Structural.deviations,
+        "That 'FD', the paper's second baseline, means STFPM is our reading: its accessible parts do not say so.",
         "The recipe is RD's and not STFPM's: Adam, learning rate 0.005, batches of 16, the last epoch, the sum of the "
-        "levels' maps; with it both forms of SNL differ in the student only.",
+        "levels' maps. So both forms of SNL differ in the student only.",
         "The channel-wise distance is STFPM's squared one, 2 - 2 cos, as is its map.",
     )
 
@@ -48,9 +47,9 @@ class SNLFD(Structural, FD):
                 student.model.set_submodule(name, nn.Sequential(stage, CRAM(channels, self.centres)))
             with torch.no_grad():
                 student.eval()(torch.zeros(1, 3, self.image_size, self.image_size))
-        except (AttributeError, TypeError, RuntimeError, ValueError) as error:  # of timm's many ways to write a network
+        except (AttributeError, TypeError, RuntimeError, ValueError) as error:  # timm's networks differ in structure
             raise InputError(
-                f"SNLFD: CRAM cannot be put after the stages of {teacher.architecture} ({error}). Name a teacher whose "
-                "stages are modules that give (B, C, h, w) maps, such as a ResNet, or set centres to 0."
+                f"SNLFD: CRAM cannot be put after the stages of {teacher.architecture} ({error}). Choose a teacher "
+                "whose stages are modules that return (B, C, h, w) maps, such as a ResNet, or set centres to 0."
             ) from error
         return student

@@ -16,15 +16,16 @@ from methods.aand import hardest_distance
 from methods.base import Context, InputError, Method, Prediction, Progress, Sample
 from methods.components import amplification, feature_cache, teachers, train_loop
 from methods.components.amplification import (
-    Amplification,
     AmplifiedTeacher,
     Amplifier,
-    amplify_loss,
-    covered,
+    AmplifierOutput,
+    Amplifiers,
+    amplification_loss,
     focal_loss,
     gate_map,
     losses,
     perceptron,
+    pool_mask,
     position_code,
 )
 
@@ -44,17 +45,17 @@ def assert_slopes_equal(loss: Callable[[Tensor], Tensor], slow: Callable[[np.nda
     assert value.item() == pytest.approx(slow(at.numpy()), rel=1e-9)
     value.backward()
     assert variable.grad is not None
-    for place in np.ndindex(*at.shape):
+    for position in np.ndindex(*at.shape):
         above, below = at.numpy().copy(), at.numpy().copy()
-        above[place] += 1e-6
-        below[place] -= 1e-6
-        assert variable.grad[place].item() == pytest.approx((slow(above) - slow(below)) / 2e-6, rel=1e-4, abs=1e-8)
+        above[position] += 1e-6
+        below[position] -= 1e-6
+        assert variable.grad[position].item() == pytest.approx((slow(above) - slow(below)) / 2e-6, rel=1e-4, abs=1e-8)
 
 
 # Stage 1: the gate and the generator
 
 
-def slow_answer(amplifier: Amplifier, feature: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def slow_output(amplifier: Amplifier, feature: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Gate and residual of one image, position by position, from the amplifier's weights alone."""
 
     def layers(network: nn.Sequential, vector: np.ndarray) -> np.ndarray:
@@ -71,8 +72,8 @@ def slow_answer(amplifier: Amplifier, feature: np.ndarray) -> tuple[np.ndarray, 
         f = feature[:, y, x]
         code = np.zeros(channels)
         for i in range(0, channels // 2, 2):
-            for offset, place in ((0, x), (channels // 2, y)):
-                angle = place / 10000 ** (i / (channels // 2))
+            for offset, position in ((0, x), (channels // 2, y)):
+                angle = position / 10000 ** (i / (channels // 2))
                 code[offset + i], code[offset + i + 1] = np.sin(angle), np.cos(angle)
         query = layers(amplifier.query, f + code)
         power = np.exp([cosine(query, key) / 0.2 for key in prototypes])
@@ -87,7 +88,7 @@ def test_gate_and_residual_equal_the_definition_at_every_position() -> None:
     feature = random(1, 2, 8, 3, 3)
     logit, residual = amplifier(feature)
     for image in range(2):
-        gate, generated = slow_answer(amplifier, feature[image].numpy())
+        gate, generated = slow_output(amplifier, feature[image].numpy())
         np.testing.assert_allclose(logit[image].sigmoid().detach(), gate, rtol=1e-6)
         np.testing.assert_allclose(residual[image].detach(), generated, rtol=1e-6)
 
@@ -96,20 +97,20 @@ def test_the_gradients_of_gate_and_residual_are_their_slopes() -> None:
     torch.manual_seed(0)
     amplifier = Amplifier(4, 2, prototypes=3, temperature=0.2).double()
 
-    def answer(*parameters: Tensor) -> tuple[Tensor, Tensor]:
+    def output(*parameters: Tensor) -> tuple[Tensor, Tensor]:
         names = [name for name, _ in amplifier.named_parameters()]
         logit, residual = torch.func.functional_call(amplifier, dict(zip(names, parameters, strict=True)), (feature,))
         return logit, residual
 
     feature = random(2, 1, 4, 2, 2)
     parameters = tuple(p.detach().clone().requires_grad_() for p in amplifier.parameters())
-    assert torch.autograd.gradcheck(answer, parameters)
+    assert torch.autograd.gradcheck(output, parameters)
 
 
 def test_an_amplifier_of_wide_resnet_50_has_the_stated_parts() -> None:
     """Per stage two perceptrons C, H, H, C with H = min(2C, 1024), and 100 prototypes."""
     teacher = teachers.load("wide_resnet50_2.untrained", {})
-    network = Amplification(teacher, 256, prototypes=50, temperature=0.2)
+    network = Amplifiers(teacher, 256, prototypes=50, temperature=0.2)
     stated = []
     for channels, width in ((256, 512), (512, 1024), (1024, 1024)):
         layers = channels * width + width + width * width + width + width * channels + channels
@@ -124,7 +125,7 @@ def test_an_amplifier_of_wide_resnet_50_has_the_stated_parts() -> None:
 def test_the_amplified_teacher_adds_gate_times_residual_and_passes_the_plain_feature_on() -> None:
     teacher = teachers.load("test_resnet.untrained", {})
     torch.manual_seed(0)
-    network = Amplification(teacher, 64, prototypes=5, temperature=0.2)
+    network = Amplifiers(teacher, 64, prototypes=5, temperature=0.2)
     images = random(3, 2, 3, 64, 64).float()
     features = teacher(images)
     amplified = AmplifiedTeacher(teacher, network)(images)
@@ -135,7 +136,7 @@ def test_the_amplified_teacher_adds_gate_times_residual_and_passes_the_plain_fea
         assert not level.requires_grad
 
 
-def test_a_position_code_tells_every_position_and_needs_channels_by_four() -> None:
+def test_a_position_code_differs_at_every_position_and_needs_a_multiple_of_four_channels() -> None:
     code = position_code(32, 16)
     assert code.shape == (16, 16, 32)
     assert len(code.flatten(0, 1).unique(dim=0)) == 256
@@ -144,22 +145,20 @@ def test_a_position_code_tells_every_position_and_needs_channels_by_four() -> No
 
 
 def test_a_gate_map_is_the_sum_of_the_gates_at_image_size() -> None:
-    answers = [
-        amplification.Answer(random(k, 1, side, side), random(k, 1, 4, side, side)) for k, side in enumerate((8, 4))
-    ]
+    outputs = [AmplifierOutput(random(k, 1, side, side), random(k, 1, 4, side, side)) for k, side in enumerate((8, 4))]
     expected = sum(
         nn.functional.interpolate(a.logit.sigmoid()[:, None], (32, 32), mode="bilinear", align_corners=True)
-        for a in answers
+        for a in outputs
     )
-    torch.testing.assert_close(gate_map(answers, 32), expected[:, 0])
+    torch.testing.assert_close(gate_map(outputs, 32), expected[:, 0])
 
 
 # Stage 1: masks and losses
 
 
-def test_a_cell_is_covered_where_the_mask_takes_more_than_three_tenths_of_it() -> None:
+def test_a_cell_is_abnormal_if_the_mask_covers_more_than_three_tenths_of_it() -> None:
     masks = torch.from_numpy(np.random.default_rng(0).random((3, 16, 16)) < 0.3)
-    pooled = covered(masks, 4)
+    pooled = pool_mask(masks, 4)
     for b, y, x in np.ndindex(3, 4, 4):
         cell = masks[b, 4 * y : 4 * y + 4, 4 * x : 4 * x + 4]
         assert pooled[b, y, x].item() == (cell.sum().item() / 16 > 0.3)
@@ -171,19 +170,19 @@ def test_the_focal_loss_and_its_gradient_equal_the_equation() -> None:
 
     def slow(logit: np.ndarray) -> float:
         total = 0.0
-        for place in np.ndindex(*logit.shape):
-            gate = 1 / (1 + np.exp(-logit[place]))
-            p, alpha = (gate, 0.8) if abnormal[place] else (1 - gate, 0.2)
+        for position in np.ndindex(*logit.shape):
+            gate = 1 / (1 + np.exp(-logit[position]))
+            p, alpha = (gate, 0.8) if abnormal[position] else (1 - gate, 0.2)
             total -= alpha * (1 - p) ** 2 * np.log(p)
         return total / logit.size
 
     assert_slopes_equal(lambda logit: focal_loss(logit, abnormal), slow, 2 * random(0, 2, 3, 3))
 
 
-def slow_amplify(feature: np.ndarray, amplified: np.ndarray, abnormal: np.ndarray, inside: np.ndarray) -> float:
-    places = list(np.ndindex(*abnormal.shape))
-    n = [(b, y, x) for b, y, x in places if inside[b, y, x] and not abnormal[b, y, x]]
-    a = [(b, y, x) for b, y, x in places if abnormal[b, y, x]]
+def slow_amplify(feature: np.ndarray, amplified: np.ndarray, abnormal: np.ndarray, foreground: np.ndarray) -> float:
+    positions = list(np.ndindex(*abnormal.shape))
+    n = [(b, y, x) for b, y, x in positions if foreground[b, y, x] and not abnormal[b, y, x]]
+    a = [(b, y, x) for b, y, x in positions if abnormal[b, y, x]]
     gaps = []
     for i, j, k in n:
         for b, y, x in a:
@@ -194,23 +193,23 @@ def slow_amplify(feature: np.ndarray, amplified: np.ndarray, abnormal: np.ndarra
 
 def test_the_amplification_loss_and_its_gradient_equal_the_equation() -> None:
     feature, amplified = random(0, 2, 4, 3, 3), random(1, 2, 4, 3, 3)
-    abnormal, inside = random(2, 2, 3, 3) > 0.5, random(3, 2, 3, 3) > -0.5
+    abnormal, foregrounds = random(2, 2, 3, 3) > 0.5, random(3, 2, 3, 3) > -0.5
     assert_slopes_equal(
-        lambda variable: amplify_loss(feature, variable, abnormal, inside, 0.3),
-        lambda variable: slow_amplify(feature.numpy(), variable, abnormal.numpy(), inside.numpy()),
+        lambda variable: amplification_loss(feature, variable, abnormal, foregrounds, 0.3),
+        lambda variable: slow_amplify(feature.numpy(), variable, abnormal.numpy(), foregrounds.numpy()),
         amplified,
     )
 
 
-def test_the_amplification_loss_draws_at_most_so_many_positions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(amplification, "MOST_NORMAL", 3)
-    monkeypatch.setattr(amplification, "MOST_ABNORMAL", 2)
+def test_the_amplification_loss_samples_at_most_the_stated_number_of_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(amplification, "MAX_NORMAL", 3)
+    monkeypatch.setattr(amplification, "MAX_ABNORMAL", 2)
     feature, amplified = random(0, 1, 4, 4, 4), random(1, 1, 4, 4, 4).requires_grad_()
     abnormal = random(2, 1, 4, 4) > 0
     torch.manual_seed(0)
-    amplify_loss(feature, amplified, abnormal, torch.ones_like(abnormal), 2.0).backward()
+    amplification_loss(feature, amplified, abnormal, torch.ones_like(abnormal), 2.0).backward()
     assert amplified.grad is not None
-    reached = amplified.grad.abs().sum(1) > 0  # (1, 4, 4): with this margin every drawn position has a slope
+    reached = amplified.grad.abs().sum(1) > 0  # (1, 4, 4): with this margin every sampled position has a slope
     assert reached.sum() == 2
     assert not (reached & ~abnormal).any()
 
@@ -219,7 +218,7 @@ def test_the_amplification_loss_draws_at_most_so_many_positions(monkeypatch: pyt
 def test_without_a_pair_of_positions_the_amplification_loss_is_zero_and_can_be_trained(abnormal: bool) -> None:
     feature, amplified = random(0, 1, 4, 3, 3), random(1, 1, 4, 3, 3).requires_grad_()
     everywhere = torch.full((1, 3, 3), abnormal)
-    loss = amplify_loss(feature, amplified, everywhere, torch.ones_like(everywhere), 0.3)
+    loss = amplification_loss(feature, amplified, everywhere, torch.ones_like(everywhere), 0.3)
     assert loss.item() == 0
     loss.backward()
     assert amplified.grad is not None
@@ -228,21 +227,19 @@ def test_without_a_pair_of_positions_the_amplification_loss_is_zero_and_can_be_t
 
 def test_the_losses_sum_over_stages_with_the_true_mask_in_place_of_the_gate() -> None:
     features = [random(0, 2, 4, 8, 8), random(1, 2, 8, 4, 4)]
-    answers = [
-        amplification.Answer(random(k, 2, *f.shape[2:]), random(k + 5, *f.shape)) for k, f in enumerate(features)
-    ]
-    masks, inside = torch.zeros(2, 32, 32, dtype=torch.bool), torch.ones(2, 8, 8, dtype=torch.bool)
+    outputs = [AmplifierOutput(random(k, 2, *f.shape[2:]), random(k + 5, *f.shape)) for k, f in enumerate(features)]
+    masks, foregrounds = torch.zeros(2, 32, 32, dtype=torch.bool), torch.ones(2, 8, 8, dtype=torch.bool)
     masks[0, :16, 8:24] = True
-    inside[1, :4] = False
-    focal, amplify = losses(features, answers, masks, inside, 0.3)
+    foregrounds[1, :4] = False
+    focal, amplify = losses(features, outputs, masks, foregrounds, 0.3)
     expected = 0.0
-    for feature, answer in zip(features, answers, strict=True):
+    for feature, output in zip(features, outputs, strict=True):
         side = feature.shape[-1]
-        abnormal, foreground = covered(masks, side).numpy(), covered(inside, side).numpy()
-        amplified = feature.numpy() + abnormal[:, None] * answer.residual.numpy()
+        abnormal, foreground = pool_mask(masks, side).numpy(), pool_mask(foregrounds, side).numpy()
+        amplified = feature.numpy() + abnormal[:, None] * output.residual.numpy()
         expected += slow_amplify(feature.numpy(), amplified, abnormal, foreground)
     assert amplify.item() == pytest.approx(expected, rel=1e-9)
-    stages = [focal_loss(a.logit, covered(masks, a.logit.shape[-1])) for a in answers]
+    stages = [focal_loss(a.logit, pool_mask(masks, a.logit.shape[-1])) for a in outputs]
     assert focal.item() == pytest.approx(sum(stage.item() for stage in stages), rel=1e-9)
 
 
@@ -292,7 +289,7 @@ def test_the_learning_rate_falls_to_a_fifth_after_80_and_again_after_90_percent_
 # The whole
 
 
-def test_an_amplifier_learns_to_open_its_gate_on_anomalies_and_to_move_them_away_from_normal() -> None:
+def test_an_amplifier_learns_a_high_gate_on_anomalies_and_moves_them_away_from_normal() -> None:
     """Normal features lie around one direction, abnormal ones around a near one."""
     torch.manual_seed(0)
     amplifier = Amplifier(16, 8, prototypes=5, temperature=0.2)
@@ -302,10 +299,10 @@ def test_an_amplifier_learns_to_open_its_gate_on_anomalies_and_to_move_them_away
     direction = torch.ones(16, 1, 1)
     direction[:4] = -1
     feature = torch.where(abnormal[:, None], direction, 1.0) + 0.3 * torch.randn(4, 16, 8, 8)
-    before = amplify_loss(feature, feature, abnormal, everywhere, 0.3).item()
+    before = amplification_loss(feature, feature, abnormal, everywhere, 0.3).item()
     for _ in range(60):
         logit, residual = amplifier(feature)
-        apart = amplify_loss(feature, feature + abnormal[:, None] * residual, abnormal, everywhere, 0.3)
+        apart = amplification_loss(feature, feature + abnormal[:, None] * residual, abnormal, everywhere, 0.3)
         optimiser.zero_grad()
         (focal_loss(logit, abnormal) + 0.1 * apart).backward()
         optimiser.step()
@@ -314,17 +311,17 @@ def test_an_amplifier_learns_to_open_its_gate_on_anomalies_and_to_move_them_away
     assert apart.item() < 0.05
 
 
-def test_the_amplified_features_are_those_that_the_student_learns_and_is_compared_with() -> None:
+def test_the_student_is_compared_with_the_amplified_features() -> None:
     method: Any = create("aand").fit(samples(4), [], Context())
     assert isinstance(method.target_, AmplifiedTeacher)
     pixels = torch.stack(
-        [torch.from_numpy(np.asarray(image)) for image in feature_cache.images(samples(2), 64, None)[[0, 1]]]
+        [torch.from_numpy(np.asarray(image)) for image in feature_cache.load_images(samples(2), 64, None)[[0, 1]]]
     )
     features = method.target_(method.target_.normalise(pixels))
     with torch.no_grad():
         maps = method.anomaly_map(features, method.student_.eval()(features))
-    for answer, expected in zip(method.predict(samples(2), Context()), maps, strict=True):
-        torch.testing.assert_close(answer.anomaly_map, expected, rtol=1e-4, atol=1e-5)
+    for prediction, expected in zip(method.predict(samples(2), Context()), maps, strict=True):
+        torch.testing.assert_close(prediction.anomaly_map, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_without_amplification_and_hard_loss_aand_is_rd() -> None:
@@ -339,14 +336,16 @@ def test_without_amplification_and_hard_loss_aand_is_rd() -> None:
 @pytest.mark.parametrize(
     ("values", "epochs"), [({"epochs": 6}, 5), ({"epochs": 1}, 1), ({"amplification_epochs": 3}, 3)]
 )
-def test_stage_one_has_100_epochs_for_every_120_unless_said_otherwise(values: dict[str, int], epochs: int) -> None:
+def test_stage_one_has_100_epochs_for_every_120_unless_amplification_epochs_is_set(
+    values: dict[str, int], epochs: int
+) -> None:
     record = create("aand", **values).fit(samples(3), [], Context()).record
     assert [entry["epoch"] for entry in record["amplification"]["history"]] == list(range(1, epochs + 1))
 
 
-def test_the_record_says_which_textures_and_foregrounds_were_used(tmp_path: Path) -> None:
+def test_the_record_states_the_textures_and_foregrounds(tmp_path: Path) -> None:
     record = create("aand").fit(samples(3), [], Context()).record["amplification"]
-    assert record["textures"] == "256 computed (no folder given)"
+    assert record["textures"] == "256 procedural (no folder given)"
     assert record["foregrounds"] == "estimated in 0 of 3 images, the whole image in the others"
     Image.new("RGB", (90, 70), (1, 2, 3)).save(tmp_path / "grey.png")
     record = create("aand", texture_folder=str(tmp_path)).fit(samples(3), [], Context()).record["amplification"]
@@ -368,7 +367,7 @@ def test_a_fit_interrupted_in_either_stage_resumes_bit_for_bit(
             raise Interrupted
 
     def maps(method: Method) -> Tensor:
-        return torch.stack([answer.anomaly_map for answer in method.predict(samples(2, "test"), Context())])
+        return torch.stack([prediction.anomaly_map for prediction in method.predict(samples(2, "test"), Context())])
 
     def fresh() -> Method:
         return create("aand", epochs=3, amplification_epochs=3)
@@ -377,28 +376,28 @@ def test_a_fit_interrupted_in_either_stage_resumes_bit_for_bit(
     context = Context(seed=5, checkpoint=tmp_path / "checkpoint.pt")
     with pytest.raises(Interrupted):
         fresh().fit(samples(5), [], replace(context, progress=interrupt))
-    seen: list[tuple[str, int]] = []
+    reports: list[tuple[str, int]] = []
     resumed = fresh().fit(
-        samples(5), [], replace(context, progress=lambda report: seen.append((report.phase, report.done)))
+        samples(5), [], replace(context, progress=lambda report: reports.append((report.phase, report.done)))
     )
     every = [("amplify", 1), ("amplify", 2), ("amplify", 3), ("fit", 1), ("fit", 2), ("fit", 3)]
-    assert seen == every[every.index(stop) + 1 :]
+    assert reports == every[every.index(stop) + 1 :]
     assert torch.equal(maps(resumed), whole)
 
 
-def test_the_oracle_keeps_the_gates_with_the_highest_pixel_ap_and_is_shown_their_maps() -> None:
-    said = iter([0.2, 0.6, 0.4])
-    shown: list[Prediction] = []
+def test_the_oracle_keeps_the_gates_with_the_highest_pixel_ap_and_evaluates_their_maps() -> None:
+    pixel_aps = iter([0.2, 0.6, 0.4])
+    received: list[Prediction] = []
 
-    def judge(predict: Callable[[Sequence[Sample]], Iterator[Prediction]]) -> Mapping[str, float]:
-        shown.extend(predict(samples(3, "test")))
-        return {"pixel_ap": next(said, 0.0), "image_auroc": 0.5}
+    def evaluate_test(predict: Callable[[Sequence[Sample]], Iterator[Prediction]]) -> Mapping[str, float]:
+        received.extend(predict(samples(3, "test")))
+        return {"pixel_ap": next(pixel_aps, 0.0), "image_auroc": 0.5}
 
     method = create("aand", epochs=1, amplification_epochs=6, selection="oracle")
-    record = method.fit(samples(4), [], Context(judge=judge, judge_every=2)).record["amplification"]
+    record = method.fit(samples(4), [], Context(evaluate_test=evaluate_test, evaluate_every=2)).record["amplification"]
     assert record["epoch"] == 4
     assert [entry["measured"].get("pixel_ap") for entry in record["history"]] == [None, 0.2, None, 0.6, None, 0.4]
-    gates = torch.stack([answer.anomaly_map for answer in shown[:9]])
+    gates = torch.stack([prediction.anomaly_map for prediction in received[:9]])
     assert gates.shape == (9, 64, 64)
     assert gates.min() >= 0
     assert gates.max() <= 3
@@ -411,7 +410,9 @@ def test_the_oracle_keeps_the_gates_with_the_highest_pixel_ap_and_is_shown_their
 @pytest.mark.parametrize("size", [64, 96])
 def test_every_multiple_of_32_works(size: int) -> None:
     method = create("aand", image_size=size, epochs=1).fit(samples(2), [], Context())
-    assert [answer.anomaly_map.shape for answer in method.predict(samples(1, "test"), Context())] == [(size, size)]
+    assert [prediction.anomaly_map.shape for prediction in method.predict(samples(1, "test"), Context())] == [
+        (size, size)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -433,8 +434,30 @@ def test_a_hyper_parameter_out_of_range_is_refused_by_name(key: str, value: floa
 
 
 def test_a_texture_folder_without_images_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds no image"):
+    with pytest.raises(InputError, match="contains no image"):
         create("aand", texture_folder=str(tmp_path)).fit(samples(2), [], Context())
+
+
+def test_the_official_initialisation_starts_with_residuals_half_as_large_as_the_features() -> None:
+    """On features of unit scale behind a ReLU; with torch's default the residuals are a twentieth."""
+    features = random(0, 500, 256).relu().float()
+    for init, expected in (("kaiming", 0.54), ("default", 0.06)):
+        torch.manual_seed(0)
+        network = perceptron(256, init)
+        assert network(features).tanh().abs().mean().item() == pytest.approx(expected, abs=0.02)
+        assert all(layer.bias.abs().max() > 0 for layer in network if isinstance(layer, nn.Linear))
+    torch.manual_seed(0)
+    weights = [layer.weight for layer in perceptron(256) if isinstance(layer, nn.Linear)]
+    assert [round(weight.std().item() * weight.shape[0] ** 0.5, 1) for weight in weights] == [1.4] * 3  # sqrt(2)
+
+
+@pytest.mark.parametrize("init", ["kaiming", "default"])
+def test_the_initialisation_of_the_amplifiers_is_a_hyper_parameter(init: str) -> None:
+    method: Any = create("aand", amplifier_init=init, amplification_epochs=1, learning_rate=1e-12)
+    method.fit(samples(2), [], Context())
+    weight = method.target_.amplifiers.stages[2].query[0].weight  # as it started: the learning rate is next to nothing
+    fan_in, fan_out = weight.shape[1], weight.shape[0]
+    assert weight.std().item() == pytest.approx((2 / fan_out if init == "kaiming" else 1 / 3 / fan_in) ** 0.5, rel=0.05)
 
 
 def test_a_perceptron_is_at_most_1024_wide() -> None:

@@ -121,8 +121,8 @@ COMMANDS = {
 }
 # Imported by them, and free to change: what reads and checks what is stored, and what a run's fingerprint covers.
 NOT_DEPENDENCIES = {
-    *STORED, *RESULTS, "benchmarks", "benchmarks.metrics", "benchmarks.digests", "benchmarks.schema", "methods", "methods.base",
-    "methods.components", "methods.components.atomic", "benchmarks.params", "reports",
+    *STORED, *RESULTS, "benchmarks", "benchmarks.metrics", "benchmarks.digests", "benchmarks.schema", "methods",
+    "methods.base", "methods.components", "methods.components.atomic", "benchmarks.params", "reports",
 }  # fmt: skip
 
 

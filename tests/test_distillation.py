@@ -33,24 +33,24 @@ def one_minus_cosine(a: np.ndarray, b: np.ndarray) -> float:
 def slow_pixel(teacher: np.ndarray, student: np.ndarray) -> float:
     """RD, equations 1 and 2, of one level."""
     count, _, height, width = teacher.shape
-    places = list(np.ndindex(count, height, width))
-    return sum(one_minus_cosine(teacher[b, :, y, x], student[b, :, y, x]) for b, y, x in places) / len(places)
+    positions = list(np.ndindex(count, height, width))
+    return sum(one_minus_cosine(teacher[b, :, y, x], student[b, :, y, x]) for b, y, x in positions) / len(positions)
 
 
 def slow_flat(teacher: np.ndarray, student: np.ndarray) -> float:
     """RD's official code, of one level."""
-    pairs = list(zip(teacher, student, strict=True))
-    return sum(one_minus_cosine(t.ravel(), s.ravel()) for t, s in pairs) / len(pairs)
+    images = list(zip(teacher, student, strict=True))
+    return sum(one_minus_cosine(t.ravel(), s.ravel()) for t, s in images) / len(images)
 
 
 def slow_squared(teacher: np.ndarray, student: np.ndarray) -> float:
     """STFPM's official code, of one level: squared distance of unit vectors, mean over positions and images."""
-    places = list(np.ndindex(teacher.shape[0], *teacher.shape[2:]))
+    positions = list(np.ndindex(teacher.shape[0], *teacher.shape[2:]))
     total = 0.0
-    for b, y, x in places:
+    for b, y, x in positions:
         t, s = teacher[b, :, y, x], student[b, :, y, x]
         total += float(np.sum((t / np.sqrt(t @ t) - s / np.sqrt(s @ s)) ** 2))
-    return total / len(places)
+    return total / len(positions)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_rd_on_wide_resnet_50_has_the_stated_parts() -> None:
 
 def test_the_students_of_fd_and_the_teacher_share_an_architecture_but_no_weights() -> None:
     teacher = teachers.load("test_resnet.untrained", {})
-    student = teacher.twin()
+    student = teacher.untrained_copy()
     shapes = [{name: value.shape for name, value in net.state_dict().items()} for net in (student, teacher.network)]
     assert shapes[0] == shapes[1]
     assert not torch.equal(next(student.parameters()), next(teacher.network.parameters()))
@@ -116,27 +116,27 @@ def test_fd_multiplies_its_levels_at_a_quarter_of_the_image_size() -> None:
 def test_cached_images_are_bit_identical_to_the_official_transform(tmp_path: Path) -> None:
     train = samples(3, size=100)
     for cache in (None, tmp_path):
-        cached = feature_cache.images(train, 64, cache)[[2, 0, 1]]
+        cached = feature_cache.load_images(train, 64, cache)[[2, 0, 1]]
         for row, index in enumerate((2, 0, 1)):
             plain = Resize((64, 64))(Image.fromarray(train[index].image.permute(1, 2, 0).numpy()))
             np.testing.assert_array_equal(cached[row].numpy(), np.asarray(plain).transpose(2, 0, 1))
 
 
 def test_images_are_decoded_once_for_all_runs(tmp_path: Path) -> None:
-    feature_cache.images(samples(3), 64, tmp_path)
+    feature_cache.load_images(samples(3), 64, tmp_path)
 
     def fail() -> Tensor:
         raise AssertionError("decoded again")
 
     again = [type(sample)(sample.key, sample.category, fail) for sample in samples(3)]
-    feature_cache.images(again, 64, tmp_path)
+    feature_cache.load_images(again, 64, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["rd", "fd"])
 def test_training_on_cached_features_equals_training_without_a_cache(name: str, tmp_path: Path) -> None:
     histories = []
     for context in (
-        Context(cache=None, cache_gib=0),  # computed anew at each step
+        Context(cache=None, cache_gib=0),  # computed again at each step
         Context(cache=None),  # kept in memory
         Context(cache=tmp_path / "both"),  # kept in memory and on disk
         Context(cache=tmp_path / "both"),  # read from the disk
@@ -150,7 +150,7 @@ def test_training_on_cached_features_equals_training_without_a_cache(name: str, 
     assert histories[1:] == [histories[1]] * 4
 
 
-def test_a_damaged_cache_file_is_made_anew(tmp_path: Path) -> None:
+def test_a_damaged_cache_file_is_computed_again(tmp_path: Path) -> None:
     context = Context(cache=tmp_path)
     before = create("rd").fit(samples(4), [], context).record["history"][-1]["terms"]["level1"]
     for path in tmp_path.rglob("*.npy"):
@@ -167,18 +167,18 @@ def test_fd_keeps_the_epoch_with_the_lowest_mean_map_on_held_out_normal_images()
     assert record["epoch"] == 1 + int(np.argmin(values))
 
 
-def test_images_held_out_for_selection_are_not_shown_to_what_makes_the_teacher_over(
+def test_images_held_out_for_selection_are_not_used_to_build_the_target(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    shown: list[Tensor] = []
+    received: list[Tensor] = []
     method = create("rd", selection="validation")
     monkeypatch.setattr(
-        method, "target", lambda teacher, images, context: shown.append(images[range(len(images))]) or teacher
+        method, "build_target", lambda teacher, images, context: received.append(images[range(len(images))]) or teacher
     )
     method.fit(samples(10), [], Context())
-    trained, _ = method._hold_out(10, validation=False)
-    assert torch.equal(shown[0], feature_cache.images(samples(10), method.image_size, None)[trained])
-    assert len(trained) == 8
+    training, _ = method._hold_out(10, validation=False)
+    assert torch.equal(received[0], feature_cache.load_images(samples(10), method.image_size, None)[training])
+    assert len(training) == 8
 
 
 def test_a_checkpoint_of_another_fit_or_a_damaged_one_is_not_resumed(tmp_path: Path) -> None:
@@ -187,7 +187,9 @@ def test_a_checkpoint_of_another_fit_or_a_damaged_one_is_not_resumed(tmp_path: P
     for spoil in (lambda: None, lambda: checkpoint.write_bytes(checkpoint.read_bytes()[:1000])):
         spoil()
         epochs: list[int] = []
-        context = Context(seed=2, checkpoint=checkpoint, progress=lambda p, seen=epochs: seen.append(p.done))  # type: ignore[misc]
+        context = Context(
+            seed=2, checkpoint=checkpoint, progress=lambda report, epochs=epochs: epochs.append(report.done)
+        )  # type: ignore[misc]
         create("rd").fit(samples(4), [], context)
         assert epochs == [1, 2]
 
@@ -203,6 +205,6 @@ def test_a_teacher_of_one_image_size_is_refused_for_another_before_training() ->
         create("rd", teacher="swin_tiny_patch4_window7_224.untrained").fit(samples(2), [], Context())
 
 
-def test_a_loss_that_is_not_finite_stops_the_fit_with_epoch_step_term_and_cure() -> None:
+def test_a_loss_that_is_not_finite_stops_the_fit_and_is_reported_with_its_epoch_step_and_term() -> None:
     with pytest.raises(InputError, match=r"term 'level1' is nan in epoch 1, step 2\. Lower learning_rate"):
         create("rd", learning_rate=1e30).fit(samples(8), [], Context())

@@ -221,7 +221,7 @@ def test_a_hub_that_cannot_be_reached_is_told_with_the_cure(tree: Path, monkeypa
     monkeypatch.setattr(teachers, "try_to_load_from_cache", lambda *_, **__: None)
     monkeypatch.setattr(teachers, "get_hf_file_metadata", unreachable)
     (error,) = found(suite(tree, methods=["rd"], hyper_parameters={"teacher": HUB}))
-    assert error.what == HUB and "cannot be fetched from the hub (OSError: name or service not known)" in error.message
+    assert error.what == HUB and "cannot be downloaded (OSError: name or service not known)" in error.message
     assert f"`weights: {{{HUB}: PATH}}`" in error.message and "\n" not in error.message
 
 

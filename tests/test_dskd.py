@@ -42,11 +42,11 @@ def slow_divergence(teacher: np.ndarray, student: np.ndarray, temperature: float
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.2])
-@pytest.mark.parametrize("in_memory", [2**20, 20])
+@pytest.mark.parametrize("max_affinities", [2**20, 20])
 def test_the_contextual_divergence_and_its_gradient_equal_equations_3_to_6(
-    temperature: float, in_memory: int, monkeypatch: pytest.MonkeyPatch
+    temperature: float, max_affinities: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(dskd.AFFINITIES, "cpu", in_memory)  # 20: one row of 3 x 3 positions at a time
+    monkeypatch.setitem(dskd.MAX_AFFINITIES, "cpu", max_affinities)  # 20: one row of 3 x 3 positions at a time
     teacher, student = maps(0, (2, 4, 3, 3))[0], maps(1, (2, 4, 3, 3))[0].requires_grad_()
     divergence = contextual_divergence(teacher, student, temperature)
     expected = slow_divergence(teacher.numpy(), student.detach().numpy(), temperature)
@@ -99,36 +99,36 @@ def test_normal_images_give_normalised_maps_of_mean_0_and_standard_deviation_1_f
     """Equation 8, whose mean and deviation are of the maps before blur."""
     method: Any = methods.create("dskd", image_size=64)
     shapes = ((3, 4, 16, 16), (3, 4, 8, 8))
-    responses = [(maps(seed, *shapes), [maps(seed + 10, *shapes), maps(seed + 20, *shapes)]) for seed in range(2)]
-    method.calibrate(responses)
+    outputs = [(maps(seed, *shapes), [maps(seed + 10, *shapes), maps(seed + 20, *shapes)]) for seed in range(2)]
+    method.calibrate(outputs)
     for name in ("local", "global"):
-        pixels = torch.cat([method._maps(*response, sigma=0)[name] for response in responses])
+        pixels = torch.cat([method._maps(*batch, sigma=0)[name] for batch in outputs])
         assert method.scales_[name] == pytest.approx((pixels.mean().item(), pixels.std(correction=0).item()))
-    both = method.anomaly_map(*responses[0])
-    blurred = method._maps(*responses[0], sigma=4.0)
+    both = method.anomaly_map(*outputs[0])
+    blurred = method._maps(*outputs[0], sigma=4.0)
     parts = [(blurred[name] - method.scales_[name][0]) / method.scales_[name][1] for name in blurred]
     torch.testing.assert_close(both, parts[0] + parts[1])
     method.calibrate([])
     assert method.scales_["local"] == (0.0, 1.0)
 
 
-@pytest.mark.parametrize("how", ["conv", "pool"])
-def test_the_condensing_block_has_the_stated_shapes_and_sizes(how: Any) -> None:
+@pytest.mark.parametrize("condense", ["conv", "pool"])
+def test_the_condensing_block_has_the_stated_shapes_and_sizes(condense: Any) -> None:
     """2048 x 8 x 8 to a code of 1 x 1 x g and back, as WideResNet-50-2 has it at 256 pixels."""
     features = torch.randn(1, 2048, 8, 8)
     for g in (512, 1024, 2048):
-        block = GlobalContextCondensing(2048, g, 8, how)
+        block = GlobalContextCondensing(2048, g, 8, condense)
         code = block.condense(block.reduce(features))
         assert code.shape == (1, g, 1, 1)
         assert block(features).shape == (1, 2048, 8, 8)
         convolutions = sum(p.numel() for p in block.parameters())
         channels = 0 if g == 2048 else 2048 * g + 2 * g + g * 2048 + 2048  # 1x1, batch norm, 1x1 with bias
-        positions = 2 * (g * 8 * 8 + g) if how == "conv" else 0
+        positions = 2 * (g * 8 * 8 + g) if condense == "conv" else 0
         assert convolutions == channels + positions
 
 
-def test_the_global_student_knows_no_position_of_its_input_that_the_code_does_not_carry() -> None:
-    """With the mean as condenser, moving a pattern within the map changes nothing."""
+def test_a_code_by_pooling_does_not_depend_on_positions() -> None:
+    """Moving a pattern within the map changes nothing."""
     block = GlobalContextCondensing(6, 4, 4, "pool").eval()
     features = torch.randn(1, 6, 4, 4)
     torch.testing.assert_close(block(features), block(features.roll(1, 3)))
@@ -139,9 +139,9 @@ def test_each_student_restores_all_levels_of_wide_resnet_50() -> None:
     teacher = teachers.load("wide_resnet50_2.untrained", {})
     students = method.build_student(teacher).eval()
     with torch.no_grad():
-        answers = students(teacher(torch.zeros(1, 3, 256, 256)))
-    for answer in answers:
-        assert [level.shape[1:] for level in answer] == [(256, 64, 64), (512, 32, 32), (1024, 16, 16)]
+        outputs = students(teacher(torch.zeros(1, 3, 256, 256)))
+    for output in outputs:
+        assert [level.shape[1:] for level in output] == [(256, 64, 64), (512, 32, 32), (1024, 16, 16)]
     sizes = {name: sum(p.numel() for p in student.decoder.parameters()) for name, student in students.items()}
     assert sizes["local"] == sizes["global"]  # "the same architecture as S_loc"
 
@@ -161,15 +161,15 @@ def test_a_student_or_the_block_can_be_left_out(values: dict[str, Any], terms: l
 
 
 @pytest.mark.parametrize(
-    ("values", "says"),
+    ("values", "message"),
     [
         ({"temperature": 0.0}, "temperature=0.0; it must be above 0"),
         ({"gccb_channels": -1}, "gccb_channels=-1"),
-        ({"local_loss": "none", "global_loss": "none"}, "one student at least"),
+        ({"local_loss": "none", "global_loss": "none"}, "at least one student"),
     ],
 )
-def test_hyper_parameters_that_make_no_sense_are_refused(values: dict[str, Any], says: str) -> None:
-    with pytest.raises(InputError, match=says):
+def test_invalid_hyper_parameters_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         methods.create("dskd", **values)
 
 
@@ -179,5 +179,5 @@ def test_the_local_student_alone_is_rd_with_the_loss_of_the_paper() -> None:
     local: Any = methods.create("dskd", image_size=64, global_loss="none")
     local.calibrate([])
     assert list(local.loss_terms(teacher, [student]).values()) == list(rd.loss_terms(teacher, student).values())
-    found: Tensor = local.anomaly_map(teacher, [student])
-    torch.testing.assert_close(found, rd.anomaly_map(teacher, student))
+    measured: Tensor = local.anomaly_map(teacher, [student])
+    torch.testing.assert_close(measured, rd.anomaly_map(teacher, student))

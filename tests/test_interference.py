@@ -133,9 +133,9 @@ def test_a_mixture_is_the_weighted_mean_of_two_normal_images_pixel_by_pixel(plai
     assert {probe.ratio for probe in drawn} == {0.3, 0.7}
     for probe in drawn:
         made, a, b = pixels(dataset, probe)
-        for place in np.ndindex(*a.shape):
-            exact = probe.ratio * a[place] + (1 - probe.ratio) * b[place]
-            assert abs(made[place] - exact) <= 0.5 + 1e-4
+        for pixel in np.ndindex(*a.shape):
+            exact = probe.ratio * a[pixel] + (1 - probe.ratio) * b[pixel]
+            assert abs(made[pixel] - exact) <= 0.5 + 1e-4
 
 
 def test_a_patch_comes_out_of_the_centre_of_the_other_image_and_leaves_the_rest_as_it_was(plain_root: Path) -> None:
@@ -162,12 +162,12 @@ def test_the_other_image_is_brought_to_the_size_of_the_first(tmp_path: Path) -> 
 
 @given(st.integers(1, 300), st.floats(0.001, 0.5), st.floats(0, 1, exclude_max=True), st.booleans())
 def test_a_patch_never_leaves_its_image_or_the_centre_it_is_cut_from(
-    side: int, share: float, at: float, centred: bool
+    side: int, share: float, position: float, centred: bool
 ) -> None:
     margin = side // 4 if centred else 0
-    span = interference._span(side, share, at, margin)
-    assert margin <= span.start < span.stop <= side - margin
-    assert span.stop - span.start == max(1, int(share * side))
+    interval = interference._interval(side, share, position, margin)
+    assert margin <= interval.start < interval.stop <= side - margin
+    assert interval.stop - interval.start == max(1, int(share * side))
 
 
 def test_probes_are_made_of_normal_test_images_of_two_categories(toy_root: Path) -> None:

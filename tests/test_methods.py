@@ -1,4 +1,4 @@
-"""One sweep over every method in methods/: what the contract promises, each of them keeps."""
+"""One sweep over every method in methods/: each keeps what the interface promises."""
 
 from dataclasses import replace
 from typing import Any
@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import methods
+from benchmarks.sources import sources
 from methods.base import Context, InputError, Method, Prediction, Sample
 
 METHODS = methods.names()
@@ -14,7 +15,7 @@ SMALL: dict[str, Any] = {"teacher": "test_resnet.untrained", "image_size": 64, "
 
 
 def samples(number: int, split: str = "train", size: int = 80) -> list[Sample]:
-    """Noisy grey squares, each another one."""
+    """Noisy grey images, each different."""
 
     def read(seed: int) -> torch.Tensor:
         return torch.randint(
@@ -35,7 +36,7 @@ def predictions(method: Method, seed: int = 0, train: int = 6, **how: Any) -> li
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_method_says_where_it_is_from_and_how_it_differs(name: str) -> None:
+def test_a_method_states_its_source_and_its_deviations(name: str) -> None:
     method = methods.load(name)
     assert method.paper
     assert method.source
@@ -46,16 +47,16 @@ def test_a_method_says_where_it_is_from_and_how_it_differs(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_gives_one_finite_prediction_per_image_in_order(name: str) -> None:
     method = create(name)
-    answers = predictions(method)
-    assert len(answers) == 3
-    for answer in answers:
-        assert isinstance(answer.score, float)
-        assert answer.anomaly_map.shape == (64, 64)
-        assert answer.anomaly_map.dtype == torch.float32
-        assert answer.anomaly_map.isfinite().all()
+    outputs = predictions(method)
+    assert len(outputs) == 3
+    for prediction in outputs:
+        assert isinstance(prediction.score, float)
+        assert prediction.anomaly_map.shape == (64, 64)
+        assert prediction.anomaly_map.dtype == torch.float32
+        assert prediction.anomaly_map.isfinite().all()
     reversed_order = list(method.predict(samples(3, "test")[::-1], Context()))[::-1]
-    for answer, again in zip(answers, reversed_order, strict=True):
-        torch.testing.assert_close(again.anomaly_map, answer.anomaly_map)
+    for prediction, second in zip(outputs, reversed_order, strict=True):
+        torch.testing.assert_close(second.anomaly_map, prediction.anomaly_map)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -66,8 +67,8 @@ def test_no_test_image_gives_no_prediction(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_seed_gives_the_same_predictions_again_and_another_seed_gives_others(name: str) -> None:
-    first, again, other = (predictions(create(name), seed) for seed in (1, 1, 2))
-    assert all(torch.equal(a.anomaly_map, b.anomaly_map) for a, b in zip(first, again, strict=True))
+    first, second, other = (predictions(create(name), seed) for seed in (1, 1, 2))
+    assert all(torch.equal(a.anomaly_map, b.anomaly_map) for a, b in zip(first, second, strict=True))
     assert not any(torch.equal(a.anomaly_map, b.anomaly_map) for a, b in zip(first, other, strict=True))
 
 
@@ -85,11 +86,17 @@ def test_a_single_training_image_works(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize(
     ("how", "least"),
-    [({"precision": "bfloat16"}, 0.7), ({"channels_last": True}, 0.99), ({"deterministic": False}, 0.99)],
+    [({"precision": "bfloat16"}, 0.95), ({"channels_last": True}, 0.99), ({"deterministic": False}, 0.99)],
 )
 def test_every_way_to_compute_gives_nearly_the_same_maps(name: str, how: dict[str, Any], least: float) -> None:
+    """With steps so small that rounding does not grow; fits with different seeds correlate by less than 0.6."""
     plain, other = (
-        torch.stack([answer.anomaly_map.flatten() for answer in predictions(create(name, epochs=1), **way)])
+        torch.stack(
+            [
+                prediction.anomaly_map.flatten()
+                for prediction in predictions(create(name, epochs=1, learning_rate=5e-4), **way)
+            ]
+        )
         for way in ({}, how)
     )
     assert torch.corrcoef(torch.stack([plain.flatten(), other.flatten()]))[0, 1] > least
@@ -100,19 +107,19 @@ def test_every_way_to_compute_gives_nearly_the_same_maps(name: str, how: dict[st
 @pytest.mark.parametrize("architecture", ["resnet18", "resnet34", "wide_resnet50_2", "convnext_atto"])
 def test_a_teacher_may_be_any_network_with_maps_at_strides_4_8_and_16(name: str, architecture: str) -> None:
     method = create(name, teacher=f"{architecture}.untrained", epochs=1)
-    answers = predictions(method, train=2)
-    assert all(answer.anomaly_map.isfinite().all() for answer in answers)
+    outputs = predictions(method, train=2)
+    assert all(prediction.anomaly_map.isfinite().all() for prediction in outputs)
     assert method.record["teacher"]["name"] == f"{architecture}.untrained"
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_progress_is_reported_for_every_epoch_and_to_the_last_image(name: str) -> None:
-    seen = []
-    predictions(create(name), progress=seen.append)
-    fits = [report for report in seen if report.phase == "fit"]
+    reports = []
+    predictions(create(name), progress=reports.append)
+    fits = [report for report in reports if report.phase == "fit"]
     assert [report.done for report in fits] == [1, 2]
     assert all(report.terms for report in fits)
-    assert seen[-1][:3] == ("predict", 3, 3)
+    assert reports[-1][:3] == ("predict", 3, 3)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -125,7 +132,7 @@ def test_the_record_holds_a_loss_for_every_epoch(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize(
-    ("values", "says"),
+    ("values", "message"),
     [
         ({"batch_sise": 4}, "did you mean 'batch_size'"),
         ({"batch_size": 0}, "batch_size=0"),
@@ -135,12 +142,36 @@ def test_the_record_holds_a_loss_for_every_epoch(name: str) -> None:
         ({"learning_rate": -1.0}, "learning_rate=-1.0"),
     ],
 )
-def test_a_wrong_hyper_parameter_is_refused_before_training(name: str, values: dict[str, Any], says: str) -> None:
-    with pytest.raises(InputError, match=says):
+def test_a_wrong_hyper_parameter_is_refused_before_training(name: str, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         methods.create(name, **values)
 
 
-def test_an_unknown_method_is_answered_with_the_nearest_name() -> None:
+@pytest.mark.parametrize(
+    ("module", "affected"),
+    [
+        ("rd", {"rd", "snl", "aand"}),  # a subclass runs the code of its bases
+        ("fd", {"fd", "snl_fd"}),
+        ("snl", {"snl"}),
+        ("dskd", {"dskd"}),
+        ("components.structural", {"snl", "snl_fd"}),
+        ("components.amplification", {"aand"}),
+        ("components.procedural_teacher", set()),
+        ("base", set(METHODS)),
+    ],
+)
+def test_an_edited_module_concerns_the_methods_that_run_it_and_no_others(module: str, affected: set[str]) -> None:
+    assert {name for name in METHODS if f"methods.{module}" in sources(f"methods.{name}")} == affected
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_citation_and_the_deviations_are_not_part_of_the_code(name: str) -> None:
+    code = "".join(sources(f"methods.{name}").values())
+    assert methods.load(name).paper not in code
+    assert not any(sentence in code for sentence in methods.load(name).deviations)
+
+
+def test_the_error_for_an_unknown_method_suggests_the_nearest_name() -> None:
     with pytest.raises(InputError, match="There is no method 'rdd': did you mean 'rd'"):
         methods.load("rdd")
 

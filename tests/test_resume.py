@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from methods import training
 from methods.base import Context
+from methods.components import train_loop
 
 train_loop.CHECKPOINT_SECONDS = 0
 pause, checkpoint, result = float(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
@@ -34,12 +34,12 @@ data = torch.randn(30, 8)
 
 def terms(batch):
     time.sleep(pause)
-    seen = data[batch] + 0.1 * torch.from_numpy(np.random.standard_normal((len(batch), 8))).float()
-    return {"loss": (network(seen) * random.random() - data[batch]).square().mean()}
+    noisy = data[batch] + 0.1 * torch.from_numpy(np.random.standard_normal((len(batch), 8))).float()
+    return {"loss": (network(noisy) * random.random() - data[batch]).square().mean()}
 
 history, _ = train_loop.optimise(
     network, torch.optim.Adam(network.parameters(), 1e-2), terms, len(data), epochs=8, batch_size=4,
-    learning_rate=lambda epoch: 1e-2 / epoch, context=Context(seed=3), checkpoint=checkpoint, identity="this",
+    learning_rate=lambda epoch: 1e-2 / epoch, context=Context(seed=3), checkpoint=checkpoint, fit_id="this",
 )
 torch.save([network.state_dict(), [entry["terms"] for entry in history]], result)
 """
@@ -94,7 +94,7 @@ def test_a_method_stopped_after_any_step_goes_on_from_there_and_predicts_the_sam
 
     def maps_of(context: Context) -> torch.Tensor:
         method = create(name, **settings).fit(samples(9), [], context)
-        return torch.stack([answer.anomaly_map for answer in method.predict(samples(2, "test"), Context())])
+        return torch.stack([prediction.anomaly_map for prediction in method.predict(samples(2, "test"), Context())])
 
     monkeypatch.setattr(train_loop, "_step", counted)
     whole, steps = maps_of(Context(seed=5)), done[0]

@@ -76,16 +76,16 @@ def slow_inter(teacher: np.ndarray, student: np.ndarray) -> float:
 
 
 def slow_channel(teacher: np.ndarray, student: np.ndarray) -> float:
-    places = list(np.ndindex(len(teacher), *teacher.shape[2:]))
-    return sum(1 - unit(teacher[b, :, y, x]) @ unit(student[b, :, y, x]) for b, y, x in places) / len(places)
+    positions = list(np.ndindex(len(teacher), *teacher.shape[2:]))
+    return sum(1 - unit(teacher[b, :, y, x]) @ unit(student[b, :, y, x]) for b, y, x in positions) / len(positions)
 
 
-def slope(function: Callable[[np.ndarray], float], at: np.ndarray, place: tuple[int, ...]) -> float:
+def slope(function: Callable[[np.ndarray], float], at: np.ndarray, position: tuple[int, ...]) -> float:
     """The derivative by one entry, as a central difference."""
     step, ends = 1e-6, []
     for sign in (1, -1):
         shifted = at.copy()
-        shifted[place] += sign * step
+        shifted[position] += sign * step
         ends.append(function(shifted))
     return (ends[0] - ends[1]) / (2 * step)
 
@@ -113,9 +113,9 @@ def test_a_term_and_its_gradient_equal_the_equation(
     assert measured.item() == pytest.approx(factor * slow(t, s), rel=1e-9)
     measured.backward()
     assert student.grad is not None
-    for place in [(0, 0, 0, 0), (1, 3, 1, 2), (2, 2, 0, 1)]:
-        expected = factor * slope(lambda answer: slow(t, answer), s, place)
-        assert student.grad[place].item() == pytest.approx(expected, rel=1e-5, abs=1e-9)
+    for position in [(0, 0, 0, 0), (1, 3, 1, 2), (2, 2, 0, 1)]:
+        expected = factor * slope(lambda level: slow(t, level), s, position)
+        assert student.grad[position].item() == pytest.approx(expected, rel=1e-5, abs=1e-9)
 
 
 @pytest.mark.parametrize("shape", [FINE, COARSE], ids=["fine", "coarse"])
@@ -126,17 +126,17 @@ def test_the_affinity_map_and_its_gradient_equal_the_equation(shape: tuple[int, 
     np.testing.assert_allclose(measured.detach().numpy(), slow_intra_map(t, s), rtol=1e-9)
     measured[1, 0, 2].backward()
     assert student.grad is not None
-    for place in [(1, 3, 0, 2), (1, 2, 1, 1)]:
-        expected = slope(lambda answer: slow_intra_map(t, answer)[1, 0, 2], s, place)
-        assert student.grad[place].item() == pytest.approx(expected, rel=1e-5)
+    for position in [(1, 3, 0, 2), (1, 2, 1, 1)]:
+        expected = slope(lambda level: slow_intra_map(t, level)[1, 0, 2], s, position)
+        assert student.grad[position].item() == pytest.approx(expected, rel=1e-5)
 
 
 SIZES = st.tuples(st.integers(1, 3), st.integers(1, 12), st.integers(1, 4), st.integers(1, 4))
 
 
 @given(SIZES, st.integers(0, 99))
-def test_no_matrix_of_positions_is_needed(shape: tuple[int, int, int, int], seed: int) -> None:
-    """The identity, forward and gradient, against the (N, N) matrices themselves, whatever the sizes."""
+def test_the_affinity_identity_equals_the_matrices_of_positions(shape: tuple[int, int, int, int], seed: int) -> None:
+    """The identity, forward and gradient, against the (N, N) matrices themselves, for any sizes."""
 
     def plain(teacher: Tensor, student: Tensor) -> Tensor:
         units = [(level / level.norm(dim=1, keepdim=True)).flatten(2) for level in (teacher, student)]
@@ -154,12 +154,12 @@ def test_no_matrix_of_positions_is_needed(shape: tuple[int, int, int, int], seed
 def test_a_fine_level_keeps_no_matrix_of_positions_for_the_backward_pass() -> None:
     sizes: list[int] = []
 
-    def note(kept: Tensor) -> Tensor:
-        sizes.append(kept.numel())
-        return kept
+    def record(saved: Tensor) -> Tensor:
+        sizes.append(saved.numel())
+        return saved
 
     teacher, student = torch.randn(1, 16, 64, 64), torch.randn(1, 16, 64, 64, requires_grad=True)
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda kept: kept):
+    with torch.autograd.graph.saved_tensors_hooks(record, lambda saved: saved):
         intra_affinity_distance(teacher, student).sum()
         intra_affinity_map(teacher, student).sum()
     assert max(sizes) == 16 * 64 * 64
@@ -260,9 +260,9 @@ def test_cram_and_its_gradients_equal_the_equation() -> None:
     def weighted(at: np.ndarray) -> float:
         return float((slow_cram(cram, at) * weights.numpy()).sum())
 
-    for place in [(0, 0, 0, 0), (2, 3, 1, 2)]:
-        expected = slope(weighted, features.detach().numpy(), place)
-        assert features.grad[place].item() == pytest.approx(expected, rel=1e-5)
+    for position in [(0, 0, 0, 0), (2, 3, 1, 2)]:
+        expected = slope(weighted, features.detach().numpy(), position)
+        assert features.grad[position].item() == pytest.approx(expected, rel=1e-5)
 
     def weighted_by_centres(at: np.ndarray) -> float:
         with torch.no_grad():
@@ -271,8 +271,8 @@ def test_cram_and_its_gradients_equal_the_equation() -> None:
 
     centres, gradient = cram.centres.weight.detach().numpy().copy(), cram.centres.weight.grad
     assert gradient is not None
-    for place in [(0, 0, 0, 0), (3, 2, 0, 0)]:
-        assert gradient[place].item() == pytest.approx(slope(weighted_by_centres, centres, place), rel=1e-5)
+    for position in [(0, 0, 0, 0), (3, 2, 0, 0)]:
+        assert gradient[position].item() == pytest.approx(slope(weighted_by_centres, centres, position), rel=1e-5)
 
 
 @pytest.mark.parametrize(("channels", "centres"), [(64, 32), (256, 8)])
@@ -287,11 +287,11 @@ def test_cram_has_the_parameters_counted_by_hand(channels: int, centres: int) ->
     assert CRAM(channels, centres)(torch.randn(2, channels, 5, 4)).shape == (2, channels, 5, 4)
 
 
-def test_a_new_cram_changes_nothing_but_learns_to() -> None:
+def test_a_new_cram_is_the_identity_and_can_learn() -> None:
     cram, features = CRAM(4, 3).double(), maps(0, *FINE)
-    answer = cram(features)
-    assert torch.equal(answer, features)
-    (answer * maps(1, *FINE)).sum().backward()
+    output = cram(features)
+    assert torch.equal(output, features)
+    (output * maps(1, *FINE)).sum().backward()
     assert cram.project[1].weight.grad.abs().min() > 0
 
 
@@ -310,30 +310,30 @@ def test_every_block_of_the_student_ends_in_a_cram_that_is_distilled(name: str, 
     method: Any = methods.create(name, image_size=64)
     student = method.build_student(teacher).eval()
     crams = [module for module in student.modules() if isinstance(module, CRAM)]
-    given_out: list[Tensor] = []
+    cram_outputs: list[Tensor] = []
     for cram in crams:
-        cram.register_forward_hook(lambda module, given, answer: given_out.append(answer))
+        cram.register_forward_hook(lambda module, inputs, output: cram_outputs.append(output))
     images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         features = teacher(images)
-        answer = student(features if name == "snl" else images)
-    assert [level.shape for level in answer] == [level.shape for level in features]
-    in_order = given_out[::-1] if name == "snl" else given_out  # RD's decoder answers from coarse to fine
-    assert [level.data_ptr() for level in answer] == [level.data_ptr() for level in in_order]
+        output = student(features if name == "snl" else images)
+    assert [level.shape for level in output] == [level.shape for level in features]
+    in_order = cram_outputs[::-1] if name == "snl" else cram_outputs  # RD's decoder goes from coarse to fine
+    assert [level.data_ptr() for level in output] == [level.data_ptr() for level in in_order]
 
 
-def test_what_a_cram_gives_feeds_the_next_block() -> None:
+def test_the_output_of_a_cram_is_the_input_of_the_next_block() -> None:
     teacher = teachers.load("test_resnet.untrained", {})
     for name, order in (("snl", [2, 1, 0]), ("snl_fd", [0, 1, 2])):
         method: Any = methods.create(name, image_size=64)
         student = method.build_student(teacher).eval()
         images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-        seen = teacher(images) if name == "snl" else images
+        student_input = teacher(images) if name == "snl" else images
         with torch.no_grad():
-            before = student(seen)
+            before = student(student_input)
             middle = [module for module in student.modules() if isinstance(module, CRAM)][1]
             middle.project[1].weight.fill_(1)
-            after = student(seen)
+            after = student(student_input)
         changed = [not torch.equal(before[level], after[level]) for level in order]
         assert changed == [False, True, True]
 
@@ -370,7 +370,7 @@ def test_a_weight_of_zero_leaves_a_term_out(term: str) -> None:
 LEVELS = ((2, 4, 8, 8), (2, 4, 4, 4), (2, 40, 2, 2))
 
 
-def pair(seed: int) -> tuple[list[Tensor], list[Tensor]]:
+def outputs(seed: int) -> tuple[list[Tensor], list[Tensor]]:
     teacher, student = ([maps(2 * seed + number, *shape) for shape in LEVELS] for number in (0, 1))
     return teacher, student
 
@@ -378,48 +378,48 @@ def pair(seed: int) -> tuple[list[Tensor], list[Tensor]]:
 def slow_maps(teacher: list[Tensor], student: list[Tensor]) -> tuple[np.ndarray, np.ndarray]:
     """M_fea and M_aff: up-sampled, summed over levels, blurred; (B, 64, 64)."""
 
-    def grown(level: Tensor) -> np.ndarray:
+    def upsampled(level: Tensor) -> np.ndarray:
         plain = nn.functional.interpolate(level[:, None], 64, mode="bilinear", align_corners=True)[:, 0].numpy()
         return np.stack([gaussian_filter(one, 4.0) for one in plain])
 
     levels = list(zip(teacher, student, strict=True))
-    feature = sum(grown(cosine_distance(t, s)) for t, s in levels)
-    affinity = sum(grown(torch.from_numpy(slow_intra_map(t.numpy(), s.numpy()))) for t, s in levels)
+    feature = sum(upsampled(cosine_distance(t, s)) for t, s in levels)
+    affinity = sum(upsampled(torch.from_numpy(slow_intra_map(t.numpy(), s.numpy()))) for t, s in levels)
     return np.asarray(feature), np.asarray(affinity)
 
 
 @pytest.mark.parametrize(("name", "squared"), [("snl", 1.0), ("snl_fd", 2.0)])
 def test_the_anomaly_map_weighs_both_maps_by_their_spread_on_normal_images(name: str, squared: float) -> None:
     method: Any = methods.create(name, image_size=64)
-    normal = [slow_maps(*pair(seed)) for seed in (1, 2, 3)]
+    normal = [slow_maps(*outputs(seed)) for seed in (1, 2, 3)]
     feature, affinity = (np.concatenate(levels) for levels in zip(*normal, strict=True))
-    method.calibrate(pair(seed) for seed in (1, 2, 3))
+    method.calibrate(outputs(seed) for seed in (1, 2, 3))
     assert method.lambda_ == pytest.approx(squared * feature.std() / affinity.std(), rel=1e-6)
-    feature, affinity = slow_maps(*pair(0))
+    feature, affinity = slow_maps(*outputs(0))
     expected = squared * feature + method.lambda_ * affinity
-    np.testing.assert_allclose(method.anomaly_map(*pair(0)).numpy(), expected, rtol=1e-6)
+    np.testing.assert_allclose(method.anomaly_map(*outputs(0)).numpy(), expected, rtol=1e-6)
 
     method.calibrate(iter(()))
     assert method.lambda_ == 1.0
-    np.testing.assert_allclose(method.anomaly_map(*pair(0)).numpy(), squared * feature + affinity, rtol=1e-6)
+    np.testing.assert_allclose(method.anomaly_map(*outputs(0)).numpy(), squared * feature + affinity, rtol=1e-6)
 
 
-def test_the_anomaly_map_leaves_out_what_no_term_has_taught() -> None:
-    feature, affinity = slow_maps(*pair(0))
+def test_the_anomaly_map_leaves_out_what_no_term_trains() -> None:
+    feature, affinity = slow_maps(*outputs(0))
     for weights, expected in (
         ({"intra_weight": 0.0}, feature),
         ({"intra_weight": 0.0, "channel_weight": 0.0}, feature),
         ({"spatial_weight": 0.0, "channel_weight": 0.0}, affinity),
     ):
         method: Any = methods.create("snl", image_size=64, **weights)
-        method.calibrate(pair(seed) for seed in (1, 2))
+        method.calibrate(outputs(seed) for seed in (1, 2))
         assert method.lambda_ == 1.0
-        np.testing.assert_allclose(method.anomaly_map(*pair(0)).numpy(), expected, rtol=1e-6)
+        np.testing.assert_allclose(method.anomaly_map(*outputs(0)).numpy(), expected, rtol=1e-6)
 
 
 def test_a_constant_map_is_not_divided_by() -> None:
     method: Any = methods.create("snl", image_size=64)
-    same = pair(0)[0]
+    same = outputs(0)[0]
     method.calibrate([(same, same)])
     assert np.isfinite(method.lambda_)
 
@@ -434,7 +434,7 @@ def test_the_record_holds_every_term_of_every_level_and_the_weight_of_the_affini
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
-    ("values", "says"),
+    ("values", "message"),
     [
         ({"centres": -1}, "centres=-1; it must not be below 0"),
         ({"intra_weight": -0.5}, "intra_weight=-0.5; it must not be below 0"),
@@ -444,6 +444,8 @@ def test_the_record_holds_every_term_of_every_level_and_the_weight_of_the_affini
         ({"channel_weight": 0.0, "spatial_weight": 0.0, "intra_weight": 0.0}, "Set one of them"),
     ],
 )
-def test_a_senseless_hyper_parameter_is_refused_with_its_cure(name: str, values: dict[str, Any], says: str) -> None:
-    with pytest.raises(InputError, match=says):
+def test_an_invalid_hyper_parameter_is_refused_with_a_suggestion(
+    name: str, values: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
         methods.create(name, **values)

@@ -46,14 +46,14 @@ def test_wide_resnet_50_up_to_its_third_stage_has_the_stated_number_of_parameter
     assert round(parameters(teachers.load("wide_resnet50_2.untrained", {})) / 1e6, 2) == 24.86
 
 
-def test_no_layer_that_nobody_reads_is_run() -> None:
+def test_layers_after_the_last_map_are_not_run() -> None:
     teacher = teachers.load("resnet18.untrained", {})
     with FlopCounterMode(display=False) as counter:
         teacher(torch.zeros(1, 3, 256, 256))
     assert round(counter.get_total_flops() / 1e9, 1) == 3.7  # with the fourth stage it would be 4.7
 
 
-def test_a_teacher_is_frozen_in_evaluation_mode_whatever_is_asked() -> None:
+def test_a_teacher_is_frozen_in_evaluation_mode_even_after_train_is_called() -> None:
     teacher = teachers.load("test_resnet.untrained", {}).train()
     assert not teacher.training
     assert not any(module.training for module in teacher.modules())
@@ -81,7 +81,7 @@ def test_the_digest_is_of_the_file_and_changes_with_it(tmp_path: Path) -> None:
     assert teachers.digest(name, {name: first}) == teachers.load(name, {name: first}).digest
 
 
-def test_a_teacher_that_was_never_trained_is_called_so_and_is_always_the_same() -> None:
+def test_an_untrained_teacher_is_labelled_and_always_the_same() -> None:
     first, second = (teachers.load("test_resnet.untrained", {}) for _ in range(2))
     assert "untrained" in first.pretraining
     image = torch.rand(1, 3, 64, 64)
@@ -95,21 +95,21 @@ def test_weights_of_another_architecture_are_refused_by_name(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("name", "message"),
     [
         ("resnet19.tv_in1k", "unknown to timm"),
         ("resnet18", "tv_in1k"),
         ("vit_tiny_patch16_224.untrained", "cannot be a teacher"),
     ],
 )
-def test_an_unfit_teacher_is_refused_with_a_cure(name: str, says: str) -> None:
-    with pytest.raises(InputError, match=says):
+def test_an_unsuitable_teacher_is_refused_with_a_suggestion(name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         teachers.load(name, {})
 
 
-def test_an_absent_or_broken_weight_file_is_named(tmp_path: Path) -> None:
+def test_a_missing_or_broken_weight_file_is_named(tmp_path: Path) -> None:
     name = "resnet18.tv_in1k"
-    with pytest.raises(InputError, match=r"absent: .*nowhere\.safetensors"):
+    with pytest.raises(InputError, match=r"missing: .*nowhere\.safetensors"):
         teachers.load(name, {name: tmp_path / "nowhere.safetensors"})
     (tmp_path / "broken.safetensors").write_bytes(b"not weights")
     with pytest.raises(InputError, match=r"broken\.safetensors"):
@@ -117,19 +117,19 @@ def test_an_absent_or_broken_weight_file_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.realdata
-@pytest.mark.skipif(not WEIGHTS.exists(), reason=f"{WEIGHTS} is not there")
+@pytest.mark.skipif(not WEIGHTS.exists(), reason=f"{WEIGHTS} is missing")
 def test_the_real_imagenet_teacher_loads_whole() -> None:
     teacher: Teacher = teachers.load("resnet18.tv_in1k", {"resnet18.tv_in1k": WEIGHTS})
     assert teacher.pretraining == "ImageNet-1k"
     assert round(parameters(teacher) / 1e6, 2) == 2.78
 
 
-def test_a_local_file_may_say_by_itself_which_teacher_it_holds(tmp_path: Path) -> None:
+def test_a_local_file_may_state_its_architecture_and_training_data(tmp_path: Path) -> None:
     state = {key: value.contiguous() for key, value in timm.create_model("test_resnet").state_dict().items()}
     file = tmp_path / "mine.safetensors"
     save_file(state, file, {"teacher": json.dumps({"architecture": "test_resnet", "pretraining": "own images"})})
     teacher = teachers.load("mine", {"mine": file})
     assert (teacher.architecture, teacher.pretraining) == ("test_resnet", "own images")
     save_file(state, file, {"teacher": "test_resnet"})
-    with pytest.raises(InputError, match="no readable safetensors file"):
+    with pytest.raises(InputError, match="not a readable safetensors file"):
         teachers.load("mine", {"mine": file})

@@ -1,7 +1,7 @@
-"""How good a model is on the test images while it trains: what the course of training is shown by, and the oracle.
+"""Metrics on the test images during training, for training curves and for the selection 'oracle'.
 
-A result may not rest on this: a user has no labelled test images to stop by. It is measured to show how far the last
-epoch is from the best one, and to reproduce numbers whose authors chose their checkpoint by the test set.
+No valid result depends on this: in practice there are no labelled test images to select an epoch by. It shows how far
+the last epoch is from the best one, and reproduces numbers whose authors chose their checkpoint on the test set.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ from methods.base import Prediction, Sample, TestEvaluation
 
 
 def test_evaluation(dataset: Dataset, split: Split) -> TestEvaluation:
-    """What measures a model on the split's test images, as means over categories.
+    """A function that evaluates a model on the split's test images; it returns means over categories.
 
-    It gives image_auroc, pixel_auroc, pixel_ap, and aupro up to FPR 0.3. Masks are brought to the size of the maps,
-    where every touched pixel counts. A metric that no category defines is left out. The truth stays here: a method
-    hands in a function that predicts, and gets back these means alone.
+    The metrics are image_auroc, pixel_auroc, pixel_ap, and aupro up to FPR 0.3. Masks are resized to the size of the
+    maps, where every touched pixel is a defect. A metric that is undefined in all categories is left out. The ground
+    truth stays here: a method passes a function that predicts, and receives only these means.
     """
     samples = [dataset.sample(item) for items in split.test.values() for item in items]
 
-    @cache  # native masks are let go: over all categories they take gibibytes
-    def truth(category: str, size: tuple[int, int]) -> tuple[list[bool], GroundTruth | None]:
+    @cache  # only the resized masks are cached: the native ones of all categories take gibibytes
+    def ground_truth(category: str, size: tuple[int, int]) -> tuple[list[bool], GroundTruth | None]:
         """Labels of a category's images, and their masks, if it has any, prepared for maps of (h, w)."""
         truths = [dataset.truth(item) for item in split.test[category]]
         labels, masks = [truth.anomalous for truth in truths], masks_of(truths)
         return labels, None if masks is None else localization.prepare(fit_masks(masks, size, 0))
 
-    def measure(predict: Callable[[Sequence[Sample]], Iterator[Prediction]]) -> dict[str, float]:
+    def evaluate(predict: Callable[[Sequence[Sample]], Iterator[Prediction]]) -> dict[str, float]:
         predictions = predict(samples)
         rows = []
         for category, items in split.test.items():
-            answers = list(islice(predictions, len(items)))
-            maps = np.stack([answer.anomaly_map.numpy() for answer in answers])  # (N, h, w)
-            labels, defects = truth(category, maps.shape[1:])
+            outputs = list(islice(predictions, len(items)))
+            maps = np.stack([prediction.anomaly_map.numpy() for prediction in outputs])  # (N, h, w)
+            labels, masks = ground_truth(category, maps.shape[1:])
             row: dict[str, float] = {}
             with suppress(UndefinedMetric):
-                row["image_auroc"] = detection.auroc(labels, [answer.score for answer in answers])
-            if defects is not None:
+                row["image_auroc"] = detection.auroc(labels, [prediction.score for prediction in outputs])
+            if masks is not None:
                 with suppress(UndefinedMetric):
-                    pixels = localization.pixel_metrics(maps, defects)
+                    pixels = localization.pixel_metrics(maps, masks)
                     row |= {
                         "pixel_auroc": pixels["pixel_auroc"],
                         "pixel_ap": pixels["pixel_ap"],
@@ -60,4 +60,4 @@ def test_evaluation(dataset: Dataset, split: Split) -> TestEvaluation:
             rows.append(row)
         return {str(metric): float(value) for metric, value in pd.DataFrame(rows).mean().items()}
 
-    return measure
+    return evaluate

@@ -1,1 +1,1 @@
-"""What methods are built from. Nothing here is a method, and nothing knows any."""
+"""The parts that methods are built from. Nothing here is a method or imports one."""

@@ -1,9 +1,10 @@
 """Synthetic anomalies, for methods that train with them: textures blended into normal images inside Perlin masks.
 
-The recipe is that of DRAEM (Zavrtanik et al., ICCV 2021), which AAND takes over. A mask is Perlin noise above a
-threshold, within the object; in it the image is blended with an augmented texture (textures.py).
+The recipe is that of DRAEM (Zavrtanik et al., ICCV 2021), in the form of AAND's official code (datasets/database.py in
+Hui-design/AAND @376c4e4). A mask is Perlin noise above a threshold, within the object; inside it the image is blended
+with an augmented texture (textures.py).
 
-Whatever is random is drawn from the generator that the caller gives, on the CPU: every device sees the same anomalies.
+All random numbers come from the caller's generator, on the CPU: every device gets the same anomalies.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ from torchvision.transforms.v2 import functional as T
 
 from methods.components.feature_cache import Rows
 
-NORMAL_SHARE = 0.2  # probability with which an image stays as it is
-LARGEST_BETA = 0.8  # how much of the image may remain visible in an anomaly
+NORMAL_PROBABILITY = 0.2  # that an image stays as it is
+MAX_BETA = 0.8  # largest weight of the image inside an anomaly
 CELLS = tuple(2**power for power in range(6))  # grid cells of the Perlin noise per axis
 THRESHOLD = 0.5  # of the Perlin noise, which lies in [-1, 1]
 ANGLES = (-90.0, 90.0)  # degrees by which the noise is rotated
-FEWEST_PIXELS = 4  # a mask must have more
-DRAWS = 10  # attempts to get such a mask
-FINEST = 4  # side in pixels of a foreground mask's cell: the stride of a teacher's finest map
+MIN_PIXELS = 4  # a mask must have more
+MAX_DRAWS = 11  # attempts to get such a mask
+FOREGROUND_STRIDE = 4  # side in pixels of a foreground mask's cell: the stride of a teacher's finest map
 
 
 def synthesise(images: Tensor, foregrounds: Tensor, textures: Rows, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Put an anomaly into most images, and leave the others normal.
+    """Add an anomaly to most images, and leave the others normal.
 
     Args:
         images: (B, 3, s, s) uint8.
@@ -39,16 +40,16 @@ def synthesise(images: Tensor, foregrounds: Tensor, textures: Rows, rng: np.rand
         textures: (3, s, s) uint8 each.
 
     Returns:
-        (B, 3, s, s) uint8, and (B, s, s) bool, true where an anomaly was put.
+        (B, 3, s, s) uint8, and (B, s, s) bool, true inside the anomalies.
     """
     size = images.shape[-1]
-    where = F.interpolate(foregrounds[:, None].float(), (size, size))[:, 0] > 0  # (B, s, s)
-    abnormal = torch.from_numpy(rng.random(len(images)) >= NORMAL_SHARE)
-    masks = anomaly_masks(where, rng) & abnormal.to(where.device)[:, None, None]
-    beta = torch.from_numpy(rng.uniform(0, LARGEST_BETA, len(images)).astype(np.float32)).to(images.device)
-    drawn = textures[rng.integers(len(textures), size=len(images)).tolist()].to(images.device)
-    drawn = torch.stack([_augmented(texture, rng) for texture in drawn])
-    return blend(images, drawn, masks, beta), masks
+    allowed = F.interpolate(foregrounds[:, None].float(), (size, size))[:, 0] > 0  # (B, s, s)
+    abnormal = torch.from_numpy(rng.random(len(images)) >= NORMAL_PROBABILITY)
+    masks = anomaly_masks(allowed, rng) & abnormal.to(allowed.device)[:, None, None]
+    beta = torch.from_numpy(rng.uniform(0, MAX_BETA, len(images)).astype(np.float32)).to(images.device)
+    chosen = textures[rng.integers(len(textures), size=len(images)).tolist()].to(images.device)
+    augmented = torch.stack([_augment(texture, rng) for texture in chosen])
+    return blend(images, augmented, masks, beta), masks
 
 
 def blend(images: Tensor, textures: Tensor, masks: Tensor, beta: Tensor) -> Tensor:
@@ -58,32 +59,37 @@ def blend(images: Tensor, textures: Tensor, masks: Tensor, beta: Tensor) -> Tens
         images, textures: (B, 3, s, s) uint8.
         masks: (B, s, s) bool.
         beta: (B,) in [0, 1].
+
+    >>> image, texture = (torch.full((1, 3, 1, 2), value, dtype=torch.uint8) for value in (100, 200))
+    >>> blend(image, texture, torch.tensor([[[True, False]]]), torch.tensor([0.25]))[0, 0]
+    tensor([[175, 100]], dtype=torch.uint8)
     """
     mixed = torch.lerp(textures.float(), images.float(), beta[:, None, None, None]).round().to(torch.uint8)
     return torch.where(masks[:, None], mixed, images)
 
 
 def anomaly_masks(foregrounds: Tensor, rng: np.random.Generator) -> Tensor:
-    """Perlin masks inside (B, s, s) bool foregrounds, one each; drawn anew while they have next to no pixel."""
-    masks = _perlin_masks(len(foregrounds), foregrounds, rng) & foregrounds
-    for _ in range(DRAWS - 1):
-        small = (masks.flatten(1).sum(1) <= FEWEST_PIXELS).nonzero()[:, 0]
-        if not len(small):
+    """Perlin masks inside (B, s, s) bool foregrounds, one each; drawn again, at the same scale, if they are tiny."""
+    cells = rng.choice(CELLS, (len(foregrounds), 2))
+    masks = _perlin_masks(cells, foregrounds, rng)
+    for _ in range(MAX_DRAWS - 1):
+        tiny = (masks.flatten(1).sum(1) <= MIN_PIXELS).nonzero()[:, 0]
+        if not len(tiny):
             break
-        masks[small] = _perlin_masks(len(small), foregrounds, rng) & foregrounds[small]
+        masks[tiny] = _perlin_masks(cells[tiny.cpu().numpy()], foregrounds[tiny], rng)
     return masks
 
 
-def _perlin_masks(number: int, like: Tensor, rng: np.random.Generator) -> Tensor:
-    """(number, s, s) bool: Perlin noise with a random number of cells per axis, rotated, above the threshold."""
-    size = like.shape[-1]
-    noise = perlin_noise(rng.choice(CELLS, (number, 2)), size, rng).to(like.device)
+def _perlin_masks(cells: np.ndarray, foregrounds: Tensor, rng: np.random.Generator) -> Tensor:
+    """(B, s, s) bool: Perlin noise of (B, 2) cells, randomly rotated, above the threshold, in the foregrounds."""
+    number, size = len(cells), foregrounds.shape[-1]
+    noise = perlin_noise(cells, size, rng).to(foregrounds.device)
     angle = np.deg2rad(rng.uniform(*ANGLES, number))
-    turn = np.stack([np.cos(angle), -np.sin(angle), 0 * angle, np.sin(angle), np.cos(angle), 0 * angle], 1)
-    matrices = torch.from_numpy(turn.reshape(number, 2, 3).astype(np.float32)).to(like.device)
+    rotation = np.stack([np.cos(angle), -np.sin(angle), 0 * angle, np.sin(angle), np.cos(angle), 0 * angle], 1)
+    matrices = torch.from_numpy(rotation.reshape(number, 2, 3).astype(np.float32)).to(foregrounds.device)
     grid = F.affine_grid(matrices, [number, 1, size, size], align_corners=False)
-    # What the rotation brings in from outside is 0, thus normal, as in DRAEM.
-    return F.grid_sample(noise[:, None], grid, align_corners=False)[:, 0] > THRESHOLD
+    # What the rotation moves in from outside is 0, thus normal, as in DRAEM.
+    return (F.grid_sample(noise[:, None], grid, align_corners=False)[:, 0] > THRESHOLD) & foregrounds
 
 
 def perlin_noise(cells: np.ndarray, size: int, rng: np.random.Generator) -> Tensor:
@@ -116,11 +122,11 @@ def _fading(size: int, cells: int) -> Tensor:
     return torch.stack([weight, weight * distance])
 
 
-def foreground(image: Tensor) -> Tensor:
+def estimate_foreground(image: Tensor) -> Tensor:
     """Where the object is: what differs in colour from the border of the image, by Otsu's threshold.
 
-    The whole image where that finds no object on a plain background: colours without two clear groups, much that
-    differs on the border itself, or a mask that covers next to nothing or nearly all. So it is for textures.
+    The whole image if there is no object on a plain background: if the colours have no two clear groups, if much of
+    the border itself differs, or if the mask covers next to nothing or nearly all. This is the case for textures.
 
     Args:
         image: (3, s, s) uint8, s a multiple of 4.
@@ -128,7 +134,7 @@ def foreground(image: Tensor) -> Tensor:
     Returns:
         (s/4, s/4) bool.
     """
-    small = F.avg_pool2d(image[None].float(), FINEST)[0]  # (3, s/4, s/4)
+    small = F.avg_pool2d(image[None].float(), FOREGROUND_STRIDE)[0]  # (3, s/4, s/4)
     border = torch.ones_like(small[0], dtype=torch.bool)
     border[1:-1, 1:-1] = False
     distance = (small - small[:, border].median(1).values[:, None, None]).norm(dim=0)  # (s/4, s/4)
@@ -146,6 +152,9 @@ def otsu(values: Tensor) -> tuple[float, float]:
     Returns:
         The threshold, and the share of the variance that lies between the classes, in [0, 1] (0 for equal values).
         It is 0.64 for a normal distribution, 0.75 for a uniform one, and near 1 for two separate groups.
+
+    >>> otsu(torch.tensor([0.0, 0.0, 1.0, 1.0]))
+    (0.0, 1.0)
     """
     ordered = values.double().sort().values
     below = torch.arange(1, len(ordered), dtype=torch.float64) / len(ordered)  # share of the lower class
@@ -158,24 +167,37 @@ def otsu(values: Tensor) -> tuple[float, float]:
     return float(ordered[best]), float(between[best] / variance)
 
 
-def _augmented(texture: Tensor, rng: np.random.Generator) -> Tensor:
+def _augment(texture: Tensor, rng: np.random.Generator) -> Tensor:
     """Three different augmentations of DRAEM's ten, each at random strength."""
-    for chosen in rng.choice(len(AUGMENTATIONS), 3, replace=False):
-        texture = AUGMENTATIONS[chosen](texture, rng)
+    for number in rng.choice(len(AUGMENTATIONS), 3, replace=False):
+        texture = AUGMENTATIONS[number](texture, rng)
     return texture
+
+
+def _gamma(image: Tensor, rng: np.random.Generator) -> Tensor:
+    return torch.cat([T.adjust_gamma(channel, rng.uniform(0.5, 2)) for channel in image[:, None]])
+
+
+def _brightness(image: Tensor, rng: np.random.Generator) -> Tensor:
+    return (image * rng.uniform(0.8, 1.2) + rng.uniform(-30, 30)).clamp(0, 255).to(torch.uint8)
 
 
 def _hue_and_saturation(image: Tensor, rng: np.random.Generator) -> Tensor:
     return T.adjust_saturation(T.adjust_hue(image, rng.uniform(-0.2, 0.2)), rng.uniform(0.6, 1.4))
 
 
+def _solarise(image: Tensor, rng: np.random.Generator) -> Tensor:
+    threshold = rng.uniform(32, 128)
+    return T.solarize(image, threshold) if rng.random() < 0.5 else image
+
+
 # imgaug's ranges in DRAEM, where torchvision has the same parameter, else of like strength.
 AUGMENTATIONS: tuple[Callable[[Tensor, np.random.Generator], Tensor], ...] = (
-    lambda image, rng: T.adjust_gamma(image, rng.uniform(0.5, 2)),
-    lambda image, rng: T.adjust_brightness(image, rng.uniform(0.7, 1.3)),
+    _gamma,
+    _brightness,
     lambda image, rng: T.adjust_sharpness(image, rng.uniform(0, 2)),
     _hue_and_saturation,
-    lambda image, rng: T.solarize(image, rng.uniform(32, 128)),
+    _solarise,
     lambda image, rng: T.posterize(image, int(rng.integers(1, 9))),
     lambda image, rng: T.invert(image),
     lambda image, rng: T.autocontrast(image),

@@ -1,7 +1,8 @@
 """The trainable parts of reverse distillation: a bottleneck that condenses the features, a decoder that restores them.
 
-Both are built of the teacher's own kind of residual block (RD section 3.2 and its code): bottleneck blocks for a
-ResNet-50 or WideResNet-50, basic blocks for a ResNet-18 or 34, and two basic blocks per stage for other teachers.
+Both are built from the teacher's own kind of residual block (RD, CVPR 2022, section 3.2, and hq-deng/RD4AD @6554076):
+bottleneck blocks for a ResNet-50 or WideResNet-50, basic blocks for a ResNet-18 or 34, and two basic blocks per stage
+for other teachers.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def _halve(channels: int, out_channels: int) -> list[nn.Module]:
 
 
 class OneClassBottleneck(nn.Module):
-    """OCBE: multi-scale feature fusion (MFF), then one-class embedding (OCE), a fourth residual stage.
+    """OCBE: multi-scale feature fusion (MFF), then one-class embedding (OCE), a fourth residual stage (section 3.3).
 
     Shapes for WideResNet-50-2 at 256 pixels: 256x64x64, 512x32x32 and 1024x16x16 are fused to 3072x16x16 and
     embedded in 2048x8x8.
@@ -94,7 +95,7 @@ class Decoder(nn.Module):
     """The teacher in reverse: three stages, each doubling the resolution. No skip leads from the teacher to it.
 
     Attributes:
-        stages: coarsest first; what they give is what is distilled.
+        stages: coarsest first; their outputs are the student's features.
     """
 
     def __init__(self, teacher: Teacher) -> None:

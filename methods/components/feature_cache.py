@@ -1,12 +1,12 @@
-"""Images decoded and resized once, and the teacher's features of them computed once.
+"""Images, decoded and resized once, and the teacher's features of them, computed once.
 
-Both live in files that all runs on this revision of a data set share, one per category and split. A file appears
-under its name only when it is whole (written under another name, then renamed), and ends in a CRC-32 of its array, so
-that a damaged one is noticed and made anew.
+Both are stored in files that all runs on this revision of a data set share, one per category and split. A file is
+written whole under another name, then renamed, and ends in a CRC-32 of its array: a damaged one is detected and
+computed again.
 
-Features take at most `context.cache_gib` of memory, and on disk at most half of what is free there. On a CPU they
-are always kept on disk too when there is a folder for them; on a GPU they are kept in its memory or computed anew at
-each step, since reading them from disk is slower than the teacher.
+Features take at most `context.cache_gib` of memory, and on disk at most half of the free space. On a CPU they are
+always stored on disk as well if there is a cache folder; on a GPU they are kept in its memory or computed again at each
+step, since reading them from disk is slower than the teacher.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import logging
 import math
 import os
 import shutil
-import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,17 +29,18 @@ from PIL import Image
 from torch import Tensor
 
 from methods.base import Context, InputError, Sample
+from methods.components.atomic import replacing
 
 logger = logging.getLogger(__name__)
 FEATURE_BATCH = 16
 
 
 class Network(Protocol):
-    """What gives the features: a teacher, or what a method makes of one."""
+    """A frozen network that computes features: a teacher, or what a method builds from one."""
 
     @property
     def digest(self) -> str | None:
-        """Identifies it on disk; None if its features concern one run only and are not written there."""
+        """Identifies the network on disk; None if its features belong to one fit and are not stored."""
 
     def normalise(self, images: Tensor) -> Tensor: ...
 
@@ -48,168 +48,174 @@ class Network(Protocol):
 
 
 class Rows:
-    """One row per sample, gathered from the arrays of several categories and splits."""
+    """Equally shaped rows, one per sample, stored in the arrays of several categories and splits.
 
-    def __init__(self, parts: list[Tensor], places: list[tuple[int, int]]) -> None:
-        self.parts, self.places = parts, places
+    >>> digits = Rows([torch.tensor([0, 1]), torch.tensor([2, 3, 4])], [(0, 1), (1, 0), (1, 2)])
+    >>> digits[[0, 2]]
+    tensor([1, 4])
+    >>> digits.select([2, 1])[[0, 1]]
+    tensor([4, 2])
+    """
+
+    def __init__(self, arrays: list[Tensor], locations: list[tuple[int, int]]) -> None:
+        self.arrays, self.locations = arrays, locations  # a location is the number of an array, and a row of it
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.locations)
 
     def __getitem__(self, indices: Sequence[int]) -> Tensor:
-        places = [self.places[index] for index in indices]
-        return torch.stack([self.parts[part][row] for part, row in places])
+        locations = [self.locations[index] for index in indices]
+        return torch.stack([self.arrays[array][row] for array, row in locations])
+
+    def select(self, indices: Sequence[int]) -> Rows:
+        """A view of some rows."""
+        return Rows(self.arrays, [self.locations[index] for index in indices])
 
     def to(self, device: torch.device) -> Rows:
-        """The same rows, read wholly into the memory of a device."""
-        return Rows([part.clone().to(device) for part in self.parts], self.places)
+        """A copy in the memory of a device."""
+        return Rows([array.clone().to(device) for array in self.arrays], self.locations)
 
 
-def images(samples: Sequence[Sample], size: int, cache: Path | None) -> Rows:
+def load_images(samples: Sequence[Sample], size: int, cache: Path | None) -> Rows:
     """All samples as RGB images of size x size pixels, uint8, (3, size, size) each.
 
     Bit-identical to torchvision's `Resize((size, size))` of the PIL image: bilinear with antialiasing.
 
     Args:
-        cache: the folder to keep them in; None: in memory.
+        cache: the folder to store them in; None: they stay in memory.
     """
 
-    def decoded(group: list[Sample]) -> Iterator[np.ndarray]:
+    def compute(group: list[Sample]) -> Iterator[np.ndarray]:
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # PIL decodes and resizes without holding the GIL
-            for image in pool.map(lambda sample: _resized(sample, size), group):
+            for image in pool.map(lambda sample: _resize(sample, size), group):
                 yield image[None]
 
     folder = cache / "images" if cache else None
-    return _rows(samples, folder, f"{size}-bilinear", np.dtype(np.uint8), (3, size, size), decoded)
+    return _load_or_compute(samples, folder, f"{size}-bilinear", np.dtype(np.uint8), (3, size, size), compute)
 
 
-def _resized(sample: Sample, size: int) -> np.ndarray:
+def _resize(sample: Sample, size: int) -> np.ndarray:
     image = Image.fromarray(sample.image.permute(1, 2, 0).contiguous().numpy())
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
 
 
 class Features:
-    """The frozen network's features of the samples, kept or computed anew.
+    """A frozen network's features of some samples, cached or computed at each access.
 
     Call it with the indices of a batch: one (B, C_l, h_l, w_l) float32 tensor per level, on the context's device.
     """
 
-    def __init__(self, network: Network, samples: Sequence[Sample], pictures: Rows, context: Context) -> None:
-        self.network, self.pictures = network, pictures
+    def __init__(self, network: Network, samples: Sequence[Sample], images: Rows, context: Context) -> None:
+        self.network, self.images = network, images
         self.device = torch.device(context.device)
-        self.shapes = [level.shape[1:] for level in self._computed([0])]
-        self.kept = self._keep(samples, context)
+        self.shapes = [level.shape[1:] for level in self._compute([0])]
+        self.cached = self._cache(samples, context)
 
     def __call__(self, indices: Sequence[int]) -> list[Tensor]:
-        if self.kept is None:
-            return self._computed(indices)
-        flat = self.kept[indices].to(self.device, non_blocking=True)  # (B, all levels in a row)
+        if self.cached is None:
+            return self._compute(indices)
+        flat = self.cached[indices].to(self.device, non_blocking=True)  # (B, sum of C_l h_l w_l)
         levels = flat.split([math.prod(shape) for shape in self.shapes], dim=1)
         return [level.unflatten(1, shape) for level, shape in zip(levels, self.shapes, strict=True)]
 
-    def _computed(self, indices: Sequence[int]) -> list[Tensor]:
-        return self.network(self.network.normalise(self.pictures[indices].to(self.device)))
+    def _compute(self, indices: Sequence[int]) -> list[Tensor]:
+        return self.network(self.network.normalise(self.images[indices].to(self.device)))
 
-    def _keep(self, samples: Sequence[Sample], context: Context) -> Rows | None:
-        row = sum(math.prod(shape) for shape in self.shapes)
-        needed = 4 * row * len(samples)
+    def _cache(self, samples: Sequence[Sample], context: Context) -> Rows | None:
+        length = sum(math.prod(shape) for shape in self.shapes)
+        needed = 4 * length * len(samples)  # bytes
         in_memory = needed <= context.cache_gib * 2**30
         folder = context.cache / "features" if context.cache and self.network.digest else None
         if self.device.type == "cuda":
             in_memory = in_memory and needed < torch.cuda.mem_get_info(self.device)[0] / 2
             folder = None
-        elif folder and needed > _free(folder) / 2:
-            logger.warning(
-                "Features of %d images are not kept in %s: they would fill half of it.", len(samples), folder
-            )
+        elif folder and needed > _free_bytes(folder) / 2:
+            logger.warning("Features of %d images are not stored in %s: they would fill half of it.",
+                           len(samples), folder)  # fmt: skip
             folder = None
         if not (in_memory or folder):
             return None
         index = {sample.key: number for number, sample in enumerate(samples)}
 
-        def computed(group: list[Sample]) -> Iterator[np.ndarray]:
-            for at in range(0, len(group), FEATURE_BATCH):
-                levels = self._computed([index[sample.key] for sample in group[at : at + FEATURE_BATCH]])
+        def compute(group: list[Sample]) -> Iterator[np.ndarray]:
+            for start in range(0, len(group), FEATURE_BATCH):
+                levels = self._compute([index[sample.key] for sample in group[start : start + FEATURE_BATCH]])
                 yield torch.cat([level.flatten(1) for level in levels], 1).cpu().numpy()
 
-        size = self.pictures.parts[0].shape[-1]
-        what = f"{size}-{hashlib.sha256(str(self.network.digest).encode()).hexdigest()[:16]}"
-        rows = _rows(samples, folder, what, np.dtype(np.float32), (row,), computed)
+        size = self.images.arrays[0].shape[-1]
+        name = f"{size}-{hashlib.sha256(str(self.network.digest).encode()).hexdigest()[:16]}"
+        rows = _load_or_compute(samples, folder, name, np.dtype(np.float32), (length,), compute)
         return rows.to(self.device) if in_memory and (folder or self.device.type == "cuda") else rows
 
 
-def _free(folder: Path) -> int:
+def _free_bytes(folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     return shutil.disk_usage(folder).free
 
 
-def _rows(
+def _load_or_compute(
     samples: Sequence[Sample],
     folder: Path | None,
-    what: str,
+    name: str,
     dtype: np.dtype,
     shape: tuple[int, ...],
     compute: Callable[[list[Sample]], Iterable[np.ndarray]],
 ) -> Rows:
-    """Rows of this shape for all samples, from a file for each category and split where there is a folder."""
+    """Rows of this shape for all samples, from one file per category and split if there is a folder."""
 
-    def part_of(key: str) -> str:
-        return key.rpartition("/")[0].replace("/", "-")
+    def split_of(key: str) -> str:
+        return key.rpartition("/")[0].replace("/", "-")  # "bottle-train"
 
-    parts: list[Tensor] = []
-    places: dict[str, tuple[int, int]] = {}
+    arrays: list[Tensor] = []
+    locations: dict[str, tuple[int, int]] = {}
     unique = {sample.key: sample for sample in samples}
-    ordered = sorted(unique, key=lambda key: (part_of(key), key))
-    for part, keys in groupby(ordered, part_of):
+    ordered = sorted(unique, key=lambda key: (split_of(key), key))
+    for split, keys in groupby(ordered, split_of):
         group = [unique[key] for key in keys]
-        places |= {sample.key: (len(parts), row) for row, sample in enumerate(group)}
+        locations |= {sample.key: (len(arrays), row) for row, sample in enumerate(group)}
         if folder:
-            names = hashlib.sha256("\n".join(sample.key for sample in group).encode()).hexdigest()[:16]
-            path = folder / part / f"{what}-{names}.npy"
-            array = _opened(path, dtype, (len(group), *shape))
+            keys_digest = hashlib.sha256("\n".join(sample.key for sample in group).encode()).hexdigest()[:16]
+            path = folder / split / f"{name}-{keys_digest}.npy"
+            array = _read(path, dtype, (len(group), *shape))
             if array is None:
                 _write(path, dtype, (len(group), *shape), compute(group))
                 array = np.load(path, mmap_mode="c")
         else:
             array = np.concatenate(list(compute(group)))
-        parts.append(torch.from_numpy(array))
-    return Rows(parts, [places[sample.key] for sample in samples])
+        arrays.append(torch.from_numpy(array))
+    return Rows(arrays, [locations[sample.key] for sample in samples])
 
 
-def _opened(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The array in a file, memory-mapped; None if the file is absent or damaged."""
+def _read(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The array in a file, memory-mapped; None if the file is missing or damaged."""
     if not path.exists():
         return None
     try:
-        array = np.load(path, mmap_mode="c")  # copy on write: torch asks for writable memory
+        array = np.load(path, mmap_mode="c")  # copy on write: torch requires writable memory
         with path.open("rb") as stream:
             stream.seek(-4, os.SEEK_END)
-            mark = int.from_bytes(stream.read(4), "little")
-        if (array.dtype, array.shape) == (dtype, shape) and zlib.crc32(array) == mark:
+            checksum = int.from_bytes(stream.read(4), "little")
+        if (array.dtype, array.shape) == (dtype, shape) and zlib.crc32(array) == checksum:
             return array
     except (OSError, ValueError, EOFError):
         pass
-    logger.warning("%s is damaged and is made anew.", path)
+    logger.warning("%s is damaged and is computed again.", path)
     return None
 
 
 def _write(path: Path, dtype: np.dtype, shape: tuple[int, ...], blocks: Iterable[np.ndarray]) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    """Write an array block by block, so that it need not fit in memory, and its checksum."""
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as stream:
+        with replacing(path) as partial, partial.open("wb") as stream:
             np.lib.format.write_array_header_1_0(stream, header)
-            mark = 0
+            checksum = 0
             for block in blocks:
                 data = np.ascontiguousarray(block, dtype).data
-                mark = zlib.crc32(data, mark)
+                checksum = zlib.crc32(data, checksum)
                 stream.write(data)
-            stream.write(mark.to_bytes(4, "little"))  # behind the array: numpy does not look there
+            stream.write(checksum.to_bytes(4, "little"))  # after the array, where numpy does not read
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(temporary, path)
     except OSError as error:
-        raise InputError(f"The cache {path} cannot be written ({error}). Make room there.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        raise InputError(f"The cache {path} cannot be written ({error}). Free some space there.") from error

@@ -1,7 +1,7 @@
-"""A small teacher that needs no download: a network that learns to tell families of procedural images apart.
+"""A small teacher that needs no download: a network trained to classify procedural images.
 
-`proctor pretrain procedural` trains it in about a minute and writes a safetensors file that `methods.teachers` loads.
-The images come from formulas and a seed alone; no data set's images are among them.
+`proctor pretrain procedural` trains it in about a minute and writes a safetensors file that `teachers.load` reads.
+The images come from formulas and a seed alone; they include no image of any data set.
 """
 
 from __future__ import annotations
@@ -72,17 +72,16 @@ def image(family: str, rng: np.random.Generator) -> np.ndarray:
     field = field.astype(float)
     field = (field - field.min()) / (np.ptp(field) or 1)  # (SIZE, SIZE) in [0, 1]
     field = gaussian_filter(field, rng.uniform(0, 0.8))
-    ground, ink = rng.uniform(0, 1, (2, 3))
+    background, foreground = rng.uniform(0, 1, (2, 3))
     u, _ = _coordinates(rng, scale=1 / SIZE)
-    light = 1 + rng.uniform(0, 0.5) * u[..., None]
-    colours = (ground + field[..., None] * (ink - ground)) * light + rng.normal(
-        0, rng.uniform(0, 0.06), (SIZE, SIZE, 3)
-    )
+    illumination = 1 + rng.uniform(0, 0.5) * u[..., None]
+    colours = (background + field[..., None] * (foreground - background)) * illumination  # (SIZE, SIZE, 3)
+    colours += rng.normal(0, rng.uniform(0, 0.06), (SIZE, SIZE, 3))
     return (255 * colours.clip(0, 1)).astype(np.uint8)
 
 
 def _coordinates(rng: np.random.Generator, scale: float) -> tuple[Field, Field]:
-    """Pixel coordinates around a random point, randomly turned."""
+    """Pixel coordinates relative to a random point, rotated at random and scaled."""
     x, y = np.meshgrid(*(np.arange(SIZE) - rng.uniform(0, SIZE) for _ in range(2)))
     angle = rng.uniform(0, 2 * np.pi)
     return scale * (x * np.cos(angle) + y * np.sin(angle)), scale * (y * np.cos(angle) - x * np.sin(angle))
@@ -91,8 +90,8 @@ def _coordinates(rng: np.random.Generator, scale: float) -> tuple[Field, Field]:
 def _noise(family: str, rng: np.random.Generator) -> Field:
     if family in ("cells", "cracks"):
         points = rng.uniform(0, SIZE, (rng.integers(8, 60), 2))
-        query = cKDTree(points).query(np.indices((SIZE, SIZE)).reshape(2, -1).T, 2)
-        distances, nearest = (np.asarray(answer) for answer in query)  # (SIZE * SIZE, 2) each
+        neighbours = cKDTree(points).query(np.indices((SIZE, SIZE)).reshape(2, -1).T, 2)
+        distances, nearest = (np.asarray(array) for array in neighbours)  # (SIZE * SIZE, 2) each
         shade = rng.permutation(np.arange(len(points)))
         field = shade[nearest[:, 0]] if family == "cells" else np.diff(distances) < 1.5
         return field.reshape(SIZE, SIZE)
@@ -103,10 +102,10 @@ def _noise(family: str, rng: np.random.Generator) -> Field:
 
 
 def pretrain(file: Path, seed: int = 0, steps: int = STEPS) -> float:
-    """Train the teacher and write its stem and three stages.
+    """Train the teacher and write its stem and three stages to a safetensors file.
 
     Returns:
-        Accuracy on the last 20 batches, each new to the network, of the head on the last stage.
+        Accuracy of the head on the last stage over the last 20 batches, each before the step on it.
     """
     torch.set_num_threads(1)  # as fast for so small a network, and the same sums, so the same weights, on any machine
     torch.manual_seed(seed)
@@ -122,17 +121,17 @@ def pretrain(file: Path, seed: int = 0, steps: int = STEPS) -> float:
         labels = torch.from_numpy(rng.permutation(np.arange(BATCH) % len(FAMILIES)))
         batch = np.stack([image(FAMILIES[label], rng) for label in labels.tolist()])
         features: list[Tensor] = network((torch.from_numpy(batch).permute(0, 3, 1, 2) / 255 - mean) / std)
-        # A head on each stage: all three are distilled, so all three must tell patterns apart.
-        answers = [head(level.mean((2, 3))) for head, level in zip(heads, features, strict=True)]
-        loss = torch.stack([F.cross_entropy(answer, labels) for answer in answers]).sum()
+        # A head on each stage: all three are distilled, so all three must discriminate patterns.
+        logits = [head(level.mean((2, 3))) for head, level in zip(heads, features, strict=True)]
+        loss = torch.stack([F.cross_entropy(prediction, labels) for prediction in logits]).sum()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         schedule.step()
-        accuracy.append((answers[-1].argmax(1) == labels).float().mean().item())
+        accuracy.append((logits[-1].argmax(1) == labels).float().mean().item())
     file.parent.mkdir(parents=True, exist_ok=True)
     state = {key: value.contiguous() for key, value in network.state_dict().items()}
-    about = {"architecture": ARCHITECTURE, "pretraining": "procedural images"}
+    metadata = {"architecture": ARCHITECTURE, "pretraining": "procedural images"}
     # One entry: safetensors writes several in random order, and the same weights must give the same file.
-    save_file(state, file, {"teacher": json.dumps(about)})
+    save_file(state, file, {"teacher": json.dumps(metadata)})
     return float(np.mean(accuracy[-20:]))

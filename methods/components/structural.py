@@ -1,37 +1,30 @@
-"""SNL, structural normality learning: what the student must match besides each feature, and CRAM, which makes it do so.
+"""SNL, structural normality learning: structural losses for the student, and CRAM, a module in it.
 
-A teacher-student network that learns many categories at once becomes tolerant: it imitates the teacher where it should
-fail. SNL lets it imitate the structure as well: where in the image each channel responds, how the positions of an image
-resemble each other (intra-affinity) and how the images of a batch do (inter-affinity). `snl` puts this on RD and
-`snl_fd` on FD.
+A teacher-student network that learns many categories at once becomes too tolerant: it imitates the teacher where it
+should fail. SNL makes the student match structure as well: where in the image each channel responds, how similar the
+positions of an image are to each other (intra-affinity) and how similar the images of a batch are (inter-affinity).
+`snl` applies it to RD and `snl_fd` to FD.
 
-A reconstruction: from the paper's abstract and figure captions come the four differences per block, that only the
-channel-wise distance and the intra-affinity are used in testing, and that CRAM follows each block of the student. Every
-formula, weight and constant below is ours, so none bears a number of the paper.
+A reconstruction. The paper's abstract and figure captions state the four differences per block, that only the
+channel-wise distance and the intra-affinity are used in testing, and that CRAM follows each block of the student. All
+formulas, weights and constants below are ours, so none has an equation number of the paper.
+
+Deng and Li, arXiv 2402.17091; no official code found.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from methods.base import InputError
-from methods.components.anomaly_maps import mean_and_deviation, resize
-from methods.distillation import Distillation
-from methods.rd import BLUR
-
-RECONSTRUCTION = (
-    "A reconstruction: only the paper's abstract and figure captions could be read, no code of the authors is public. "
-    "They fix the four loss terms of each block, the two maps used in testing and that CRAM follows each block of the "
-    "student; every formula, weight and constant is ours.",
-    "The anomaly map is the baseline's plus lambda times the intra-affinity's, lambda giving both the same standard "
-    "deviation on normal images: those held out of training where there are such, else the training images.",
-)
+from methods.components.anomaly_maps import BLUR, mean_and_deviation, resize
+from methods.distillation import Distillation, Outputs
 
 
 class CRAM(nn.Module):
@@ -39,7 +32,7 @@ class CRAM(nn.Module):
 
     With the assignments a_j = softmax_j(w_j x + b_j) as in NetVLAD, the residuals aggregate to z = sum_j a_j (x - c_j)
     and the output is x + BN(W z). Maps keep their shape, (B, C, h, w). BN's scale starts at 0, so that training starts
-    from the baseline itself: every loss term fell faster so than with a scale of 1.
+    from the baseline itself: every loss term then fell faster than with a scale of 1.
     """
 
     def __init__(self, channels: int, centres: int) -> None:
@@ -57,86 +50,99 @@ class CRAM(nn.Module):
         return features + self.project(residual)
 
 
-def spatial_distance(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
-    """tau^2 KL between where teacher and student respond in the image, the softmax of x / tau over positions.
+def spatial_distance(teacher_features: Tensor, student_features: Tensor, temperature: float) -> Tensor:
+    """tau^2 KL between the distributions of a channel over positions, the softmax of x / tau, teacher against student.
 
     Args:
-        teacher, student: maps of one level, (B, C, h, w).
+        teacher_features, student_features: maps of one level, (B, C, h, w).
 
     Returns:
         (B, C), at least 0.
     """
-    expected, answer = (F.log_softmax(maps.flatten(2) / temperature, 2) for maps in (teacher, student))  # (B, C, N)
-    return temperature**2 * F.kl_div(answer, expected, reduction="none", log_target=True).sum(2)
+    t, s = (F.log_softmax(maps.flatten(2) / temperature, 2) for maps in (teacher_features, student_features))
+    return temperature**2 * F.kl_div(s, t, reduction="none", log_target=True).sum(2)  # of (B, C, N)
 
 
-def intra_affinity_distance(teacher: Tensor, student: Tensor) -> Tensor:
+def intra_affinity_distance(teacher_features: Tensor, student_features: Tensor) -> Tensor:
     """||A_T - A_S||^2 / N^2 in the Frobenius norm; A_ij is the cosine of the features at positions i and j of N.
 
-    Where a level has fewer channels than positions no (N, N) matrix is formed: with unit columns T and S of shape
+    If a level has fewer channels than positions, no (N, N) matrix is formed: with unit columns T and S of shape
     (C, N), it is the norm of T'T - S'S, whose square is ||TT'||^2 + ||SS'||^2 - 2 ||TS'||^2 exactly.
 
     Args:
-        teacher, student: maps of one level, (B, C, h, w).
+        teacher_features, student_features: maps of one level, (B, C, h, w).
 
     Returns:
         (B,) in [0, 4], to rounding.
     """
-    t, s = _unit_columns(teacher), _unit_columns(student)  # (B, C, N)
+    t, s = _unit_columns(teacher_features), _unit_columns(student_features)  # (B, C, N)
     _, channels, positions = t.shape
     if channels >= positions:
         return (t.mT @ t - s.mT @ s).square().mean((1, 2))
-    own, other, mixed = (gram.square().sum((1, 2)) for gram in (t @ t.mT, s @ s.mT, t @ s.mT))  # of (B, C, C)
-    return (own + other - 2 * mixed) / positions**2
+    tt, ss, ts = (gram.square().sum((1, 2)) for gram in (t @ t.mT, s @ s.mT, t @ s.mT))  # of (B, C, C)
+    return (tt + ss - 2 * ts) / positions**2
 
 
-def intra_affinity_map(teacher: Tensor, student: Tensor) -> Tensor:
-    """What each position adds to the distance above, ||(A_T - A_S)_i||^2 / N, by the same identity row by row.
+def intra_affinity_map(teacher_features: Tensor, student_features: Tensor) -> Tensor:
+    """The share of each position in the distance above, ||(A_T - A_S)_i||^2 / N, by the same identity row by row.
 
     Args:
-        teacher, student: maps of one level, (B, C, h, w).
+        teacher_features, student_features: maps of one level, (B, C, h, w).
 
     Returns:
         (B, h, w) in [0, 4], to rounding; its mean over positions is `intra_affinity_distance`.
     """
-    t, s = _unit_columns(teacher), _unit_columns(student)  # (B, C, N)
+    t, s = _unit_columns(teacher_features), _unit_columns(student_features)  # (B, C, N)
     _, channels, positions = t.shape
     if channels >= positions:
         rows = (t.mT @ t - s.mT @ s).square().sum(2)
     else:
         rows = (t * (t @ t.mT @ t) + s * (s @ s.mT @ s) - 2 * t * (t @ s.mT @ s)).sum(1)
-    return (rows / positions).unflatten(1, teacher.shape[2:])
+    return (rows / positions).unflatten(1, teacher_features.shape[2:])
 
 
 def _unit_columns(maps: Tensor) -> Tensor:
     return F.normalize(maps.flatten(2), dim=1)
 
 
-def inter_affinity_distance(teacher: Tensor, student: Tensor) -> Tensor:
+def inter_affinity_distance(teacher_features: Tensor, student_features: Tensor) -> Tensor:
     """||G_T - G_S||^2 / B^2 in the Frobenius norm; G holds the cosines between the B images, each map as one vector.
 
     Args:
-        teacher, student: maps of one level, (B, C, h, w).
+        teacher_features, student_features: maps of one level, (B, C, h, w).
 
     Returns:
         A scalar in [0, 4]; 0 for a batch of one.
     """
-    t, s = (F.normalize(maps.flatten(1), dim=1) for maps in (teacher, student))  # (B, C h w)
+    t, s = (F.normalize(maps.flatten(1), dim=1) for maps in (teacher_features, student_features))  # (B, C h w)
     return (t @ t.mT - s @ s.mT).square().mean()
 
 
 @dataclass(kw_only=True, eq=False)
 class Structural(Distillation):
-    """SNL's losses and anomaly map. The class after this one in a method's bases is the baseline that it is put on.
+    """SNL's losses and anomaly map. The class after this one in a method's bases is the baseline.
 
     Attributes:
         channel_weight: of the channel-wise distance, which is the baseline's own loss.
-        spatial_weight, intra_weight, inter_weight: of the other three terms. A weight of 0 leaves a term out, and the
-            anomaly map leaves out what no term has taught: the affinity without `intra_weight`, the baseline's map
-            without both `channel_weight` and `spatial_weight`.
+        spatial_weight, intra_weight, inter_weight: of the other three terms. A weight of 0 leaves a term out. The
+            anomaly map leaves out what no term trains: the affinity without `intra_weight`, the baseline's map without
+            both `channel_weight` and `spatial_weight`.
         temperature: tau of the spatial term.
         centres: K of the CRAM after each of the student's three blocks; 0: no CRAM.
     """
+
+    paper: ClassVar[str] = (
+        "Deng and Li, Structural Teacher-Student Normality Learning for Multi-Class Anomaly Detection and "
+        "Localization, arXiv 2402.17091, 2024"
+    )
+    source: ClassVar[str] = "none found"
+    deviations: ClassVar[tuple[str, ...]] = (
+        "A reconstruction: only the paper's abstract and figure captions could be read, and no code of its authors is "
+        "public. They state the four loss terms of each block, the two maps used in testing and that CRAM follows each "
+        "block of the student; every formula, weight and constant is ours.",
+        "The anomaly map is the baseline's plus lambda times the intra-affinity's; lambda gives both the same standard "
+        "deviation on normal images: those held out of training if there are any, else the training images.",
+    )
 
     channel_weight: float = 1.0
     spatial_weight: float = 1.0
@@ -154,19 +160,20 @@ class Structural(Distillation):
                 raise InputError(f"{name}: {key}={getattr(self, key)}; it must not be below 0, and 0 switches it off.")
         if not self.channel_weight + self.spatial_weight + self.intra_weight > 0:
             raise InputError(
-                f"{name}: channel_weight, spatial_weight and intra_weight are all 0, which teaches the student nothing "
-                "that an anomaly map could show. Set one of them above 0."
+                f"{name}: channel_weight, spatial_weight and intra_weight are all 0, so that no loss term trains what "
+                "the anomaly map compares. Set one of them above 0."
             )
         if not self.temperature > 0:
             raise InputError(f"{name}: temperature={self.temperature}; it must be above 0.")
 
-    def loss_terms(self, teacher: list[Tensor], student: list[Tensor]) -> dict[str, Tensor]:
+    def loss_terms(self, teacher_features: list[Tensor], student_output: list[Tensor]) -> dict[str, Tensor]:
         """Per level the channel-wise, spatial, intra-affinity and inter-affinity term, each times its weight."""
         terms = {}
         if self.channel_weight:
-            baseline = super().loss_terms(teacher, student)  # type: ignore[safe-super]  # the baseline's, see the class
+            # The baseline's, which follows in the method resolution order.
+            baseline = super().loss_terms(teacher_features, student_output)  # type: ignore[safe-super]
             terms = {f"channel_{level}": self.channel_weight * term for level, term in baseline.items()}
-        for number, (t, s) in enumerate(zip(teacher, student, strict=True), 1):
+        for number, (t, s) in enumerate(zip(teacher_features, student_output, strict=True), 1):
             if self.spatial_weight:
                 distance = spatial_distance(t, s, self.temperature).mean()
                 terms[f"spatial_level{number}"] = self.spatial_weight * distance
@@ -176,28 +183,29 @@ class Structural(Distillation):
                 terms[f"inter_level{number}"] = self.inter_weight * inter_affinity_distance(t, s)
         return terms
 
-    def anomaly_map(self, teacher: list[Tensor], student: list[Tensor]) -> Tensor:
-        maps = self._maps(teacher, student)
+    def anomaly_map(self, teacher_features: list[Tensor], student_output: list[Tensor]) -> Tensor:
+        maps = self._maps(teacher_features, student_output)
         return maps[0] + self.lambda_ * maps[1] if len(maps) == 2 else maps[0]
 
-    def _maps(self, teacher: list[Tensor], student: list[Tensor]) -> list[Tensor]:
-        """The baseline's map and the affinity's, as far as something was taught that they show; each (B, s, s)."""
+    def _maps(self, teacher_features: list[Tensor], student_output: list[Tensor]) -> list[Tensor]:
+        """The baseline's map and the affinity's, without those that no loss term trains; each (B, s, s)."""
         maps = []
         if self.channel_weight or self.spatial_weight:
-            maps.append(super().anomaly_map(teacher, student))  # type: ignore[safe-super]  # the baseline's
+            maps.append(super().anomaly_map(teacher_features, student_output))  # type: ignore[safe-super]
         if self.intra_weight:
-            levels = [intra_affinity_map(*pair) for pair in zip(teacher, student, strict=True)]  # each (B, h_l, w_l)
-            resized = [resize(level, self.image_size, align_corners=True, sigma=BLUR) for level in levels]
+            levels = zip(teacher_features, student_output, strict=True)
+            distances = [intra_affinity_map(*features) for features in levels]  # each (B, h_l, w_l)
+            resized = [resize(distance, self.image_size, align_corners=True, sigma=BLUR) for distance in distances]
             maps.append(torch.stack(resized).sum(0))
         return maps
 
-    def calibrate(self, responses: Iterable[tuple[list[Tensor], Any]]) -> None:
-        """lambda_ = std(M_fea) / std(M_aff) over all pixels of these normal images; 1 if there is none."""
+    def calibrate(self, outputs: Iterable[Outputs]) -> None:
+        """lambda_ = std(M_baseline) / std(M_affinity) over all pixels of normal images; 1 without images."""
         self.lambda_ = 1.0
-        _, deviations = mean_and_deviation(torch.stack(self._maps(*pair)) for pair in responses)
-        if len(deviations) == 2 and min(deviations) > 0:  # a map on its own needs no weight
-            feature, affinity = deviations
-            self.lambda_ = feature / affinity
+        _, deviations = mean_and_deviation(torch.stack(self._maps(*batch)) for batch in outputs)
+        if len(deviations) == 2 and min(deviations) > 0:  # a single map needs no weight
+            baseline, affinity = deviations
+            self.lambda_ = baseline / affinity
 
     @property
     def record(self) -> dict[str, Any]:

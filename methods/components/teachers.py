@@ -3,7 +3,7 @@
 A teacher is named in one of three ways:
 
 - by timm's pinned tag (`wide_resnet50_2.tv_in1k`), from timm's hub or from a local file in timm's naming;
-- by architecture and `untrained` (`resnet18.untrained`): random weights, always the same, for comparison only;
+- by architecture and `untrained` (`resnet18.untrained`): random weights, always the same, for tests and comparison;
 - by any other name, for a local safetensors file whose metadata has an entry `teacher`: JSON with `architecture` and
   `pretraining`.
 """
@@ -39,12 +39,12 @@ class _Origin(NamedTuple):
 
 
 class Teacher(nn.Module):
-    """A frozen network whose three feature maps the students learn.
+    """A frozen network whose three feature maps a student learns.
 
     Attributes:
-        name: as in params.yaml.
-        digest: identifies the weights; the SHA-256 of a local file.
-        pretraining: what it was trained on, in words.
+        name: as given to `load`.
+        digest: identifies the weights: the SHA-256 of a local file, or the pinned name on timm's hub.
+        pretraining: the training data, such as "ImageNet-1k".
         channels: of the three feature maps, finest first.
     """
 
@@ -63,11 +63,11 @@ class Teacher(nn.Module):
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode whatever is asked: a frozen teacher has frozen statistics."""
+        """Stay in evaluation mode: the batch-norm statistics of a frozen teacher are frozen as well."""
         return super().train(False)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """(B, 3, s, s) uint8 to the float32 images that the teacher was trained on."""
+        """(B, 3, s, s) uint8 in [0, 255] to float32, normalised as in the teacher's own training."""
         return (images.float() / 255 - self.mean) / self.std
 
     @torch.no_grad()
@@ -76,7 +76,7 @@ class Teacher(nn.Module):
         return self.network(images)
 
     def check(self, size: int) -> None:
-        """Make sure that images of size x size pixels give the three maps; some transformers accept one size only.
+        """Make sure that images of size x size pixels give maps at these strides; some transformers accept one size.
 
         Raises:
             InputError: they do not.
@@ -86,16 +86,16 @@ class Teacher(nn.Module):
         except (AssertionError, RuntimeError) as error:
             raise InputError(
                 f"Teacher {self.name!r} does not accept images of {size} pixels ({error}). Set image_size to what it "
-                "asks for, if that is a multiple of 32, or name another teacher."
+                "asks for, if that is a multiple of 32, or choose another teacher."
             ) from None
         if sides != [(size // stride, size // stride) for stride in STRIDES]:
             raise InputError(
                 f"Teacher {self.name!r} gives maps of {sides} for images of {size} pixels, not at strides 4, 8 and 16. "
-                "Name another teacher."
+                "Choose another teacher."
             )
 
-    def twin(self) -> nn.Module:
-        """The same architecture with fresh random weights, trainable."""
+    def untrained_copy(self) -> nn.Module:
+        """The same architecture with new random weights, trainable."""
         network = _build(self.architecture)
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d) and module.affine:
@@ -108,15 +108,15 @@ class Teacher(nn.Module):
 
 
 def load(name: str, weights: Mapping[str, Path]) -> Teacher:
-    """Build a teacher, on the CPU.
+    """Build a teacher on the CPU.
 
     Args:
-        name: see the module.
+        name: see the module's description.
         weights: local weight files by teacher name.
 
     Raises:
         InputError: the name is unknown, the architecture has no maps at strides 4, 8 and 16, the weights cannot be
-            fetched, or the file is absent, unreadable or of another architecture.
+            downloaded, or the file is missing, unreadable or of another architecture.
     """
     origin = _origin(name, weights)
     digest_ = digest(name, weights)
@@ -135,7 +135,7 @@ def digest(name: str, weights: Mapping[str, Path]) -> str:
     """Identify a teacher's weights without loading them: the file's SHA-256, else the hub's pinned name.
 
     Raises:
-        InputError: the name is unknown, or the file is absent.
+        InputError: the name is unknown, or the file is missing.
     """
     origin = _origin(name, weights)
     if origin.file:
@@ -151,25 +151,19 @@ def _origin(name: str, weights: Mapping[str, Path]) -> _Origin:
     architecture, _, tag = name.partition(".")
     file = Path(os.path.expanduser(os.path.expandvars(weights[name]))) if name in weights else None
     if file and not file.is_file():
-        raise InputError(f"The weight file of teacher {name!r} is absent: {file}. Correct its path under `weights`.")
-    if file and (stated := _metadata(file)).get("architecture"):
-        return _Origin(stated["architecture"], stated.get("pretraining", "not stated in its file"), file)
+        raise InputError(f"The weight file of teacher {name!r} is missing: {file}. Correct its path under `weights`.")
+    if file and (metadata := _metadata(file)).get("architecture"):
+        return _Origin(metadata["architecture"], metadata.get("pretraining", "not stated in its file"), file)
     if not timm.is_model(architecture):
-        near = timm.list_models(f"*{architecture}*")[:3]
-        raise InputError(
-            f"Teacher {name!r} is unknown to timm and there is no file for it under `weights`. "
-            + (
-                f"timm knows {', '.join(near)}."
-                if near
-                else "Name a timm model with its tag, such as resnet18.tv_in1k."
-            )
-        )
+        similar = ", ".join(timm.list_models(f"*{architecture}*")[:3])
+        hint = f"timm has {similar}." if similar else "Give a timm model with its tag, such as resnet18.tv_in1k."
+        raise InputError(f"Teacher {name!r} is unknown to timm and has no file under `weights`. {hint}")
     if tag == UNTRAINED:
         return _Origin(architecture, "random weights (untrained)", None)
     tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
     if tag not in tags:
-        raise InputError(f"Teacher {name!r} must name one of timm's tags for {architecture}: {', '.join(tags)}.")
-    return _Origin(name, _words(tag), file)
+        raise InputError(f"Teacher {name!r} needs one of timm's tags for {architecture}: {', '.join(tags)}.")
+    return _Origin(name, _training_data(tag), file)
 
 
 def _metadata(file: Path) -> dict[str, str]:
@@ -179,19 +173,23 @@ def _metadata(file: Path) -> dict[str, str]:
         with safe_open(file, "pt") as opened:
             return json.loads((opened.metadata() or {}).get("teacher", "{}"))
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise InputError(f"{file} is no readable safetensors file ({error}). Fetch it again.") from None
+        raise InputError(f"{file} is not a readable safetensors file ({error}). Download it again.") from None
 
 
-def _words(tag: str) -> str:
-    """What the last part of a timm tag says about the training data."""
+def _training_data(tag: str) -> str:
+    """The training data that a timm tag stands for.
+
+    >>> _training_data("tv_in1k"), _training_data("fb_ft_in22k_in1k")
+    ('ImageNet-1k', 'ImageNet-1k after other data, timm tag fb_ft_in22k_in1k')
+    """
     data = re.search(r"in(1|12|21|22)k$", tag)
     if not data:
         return f"timm tag {tag}"
     return f"ImageNet-{data[1]}k" + (f" after other data, timm tag {tag}" if "_ft_" in tag else "")
 
 
-def _build(architecture: str, **how: Any) -> nn.Module:
-    """The architecture up to stride 16. timm's "getter" leaves out every layer behind the last map."""
+def _build(architecture: str, **arguments: Any) -> nn.Module:
+    """The architecture up to stride 16. timm's "getter" leaves out every layer after the last map."""
     try:
         with torch.device("meta"):
             whole: Any = timm.create_model(architecture, features_only=True)
@@ -203,7 +201,7 @@ def _build(architecture: str, **how: Any) -> nn.Module:
         ) from None
     except (RuntimeError, AttributeError, NotImplementedError) as error:
         raise InputError(f"{architecture} cannot be a teacher: timm offers no feature maps of it ({error}).") from None
-    return timm.create_model(architecture, features_only=True, feature_cls="getter", out_indices=indices, **how)
+    return timm.create_model(architecture, features_only=True, feature_cls="getter", out_indices=indices, **arguments)
 
 
 def _build_from_hub(name: str) -> nn.Module:
@@ -240,30 +238,30 @@ def check_hub(name: str, weights: Mapping[str, Path]) -> None:
 def _no_hub(name: str, error: Exception) -> InputError:
     reason = " ".join(str(error).split())
     return InputError(
-        f"The weights of teacher {name!r} cannot be fetched from the hub ({type(error).__name__}: {reason}). "
-        f"Without a network, download the file elsewhere and name it: `weights: {{{name}: PATH}}`."
+        f"The weights of teacher {name!r} cannot be downloaded ({type(error).__name__}: {reason}). "
+        f"Without a network, download the file elsewhere and give its path: `weights: {{{name}: PATH}}`."
     )
 
 
 def _build_from_file(name: str, architecture: str, file: Path) -> nn.Module:
-    """Load a local file, having made sure that it is of this architecture: timm itself would skip what differs."""
+    """Load a local file after a check that it is of this architecture: timm itself would skip what differs."""
     try:
         state = load_state_dict(str(file))
     except Exception as error:  # torch and safetensors raise many kinds for a broken file
         raise InputError(
-            f"{file}, the weights of teacher {name!r}, cannot be read ({error}). Fetch it again."
+            f"{file}, the weights of teacher {name!r}, cannot be read ({error}). Download it again."
         ) from error
     with torch.device("meta"):
         whole = timm.create_model(architecture).state_dict()
         needed = {key.removeprefix("model."): value for key, value in _build(architecture).state_dict().items()}
     missing = [key for key in needed if key not in state and not key.endswith("num_batches_tracked")]
     unknown = [key for key in state if key not in whole]
-    unequal = [key for key in needed if key in state and state[key].shape != needed[key].shape]
-    if missing or unknown or unequal:
-        examples = [f"{len(keys)} {what} ({keys[0]})" for keys, what in
-                    ((missing, "missing"), (unknown, "unknown"), (unequal, "of another shape")) if keys]  # fmt: skip
+    reshaped = [key for key in needed if key in state and state[key].shape != needed[key].shape]
+    if missing or unknown or reshaped:
+        problems = {"missing": missing, "unknown": unknown, "of another shape": reshaped}
+        examples = ", ".join(f"{len(keys)} {problem} ({keys[0]})" for problem, keys in problems.items() if keys)
         raise InputError(
-            f"{file} does not hold weights of {architecture}, as teacher {name!r} asks: "
-            f"layers {', '.join(examples)}. Name the file of this architecture, or the teacher that the file holds."
+            f"{file} does not hold weights of {architecture}, as teacher {name!r} requires: layers {examples}. "
+            "Give a file of this architecture, or the name of the teacher that the file holds."
         )
     return _build(architecture, pretrained=True, pretrained_cfg_overlay={"file": str(file)})

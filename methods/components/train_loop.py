@@ -1,4 +1,4 @@
-"""The training loop: steps that follow from the seed, checkpoints, and which epoch's network is kept."""
+"""The training loop: seeded steps, checkpoints, and selection of the epoch whose weights are kept."""
 
 from __future__ import annotations
 
@@ -6,19 +6,28 @@ import logging
 import os
 import random
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from methods.base import Context, InputError, Progress
+from methods.components.atomic import replacing
 
 logger = logging.getLogger(__name__)
 CHECKPOINT_SECONDS = 60
+
+
+class Epoch(TypedDict):
+    """One entry of a training history, as it is stored in `record.json`."""
+
+    epoch: int  # from 1
+    seconds: float
+    terms: dict[str, float]  # mean of each loss term over the epoch's steps
+    measured: dict[str, float]  # what `evaluate` returned
 
 
 def optimise(
@@ -32,77 +41,60 @@ def optimise(
     learning_rate: Callable[[int], float],
     context: Context,
     checkpoint: Path | None,
-    identity: str,
+    fit_id: str,
     evaluate: Callable[[int], Mapping[str, float]] = lambda epoch: {},
-    keep: Callable[[Mapping[str, float]], float] | None = None,
-) -> tuple[list[dict[str, Any]], int]:
+    criterion: Callable[[Mapping[str, float]], float] | None = None,
+) -> tuple[list[Epoch], int]:
     """Train a network, resuming from the checkpoint of the same fit if there is one.
 
-    Everything random in a step follows from the seed, the epoch and the step, so that a fit that resumes after any step
-    gives the same bits as one that was never interrupted.
+    All randomness of a step follows from the seed, the epoch and the step. A fit that resumes after any step ends with
+    the same bits as one that was never interrupted.
 
     Args:
-        terms: the loss terms of a batch, given as indices below `images`.
+        terms: computes the loss terms of a batch, which is given as indices below `images`.
         learning_rate: of an epoch, counted from 1.
-        identity: tells this fit from others; a checkpoint with another identity is not resumed.
-        evaluate: measures the network after an epoch; empty where it is not that epoch's turn.
-        keep: from what was measured, the value to minimise: the network ends as it was then. None: as it was at last.
+        fit_id: identifies the fit; a checkpoint with another identifier is not resumed.
+        evaluate: measures the network after an epoch; may return nothing for some epochs.
+        criterion: maps what was measured to the value to minimise; the network ends with the weights of the best epoch.
+            None: it ends with those of the last epoch.
 
     Returns:
-        One entry per epoch (epoch, seconds, terms: each one's mean, measured), and the epoch that was kept.
+        The history, and the epoch whose weights were kept.
 
     Raises:
         InputError: a term is not finite.
     """
     scaler = torch.amp.GradScaler(context.device, enabled=context.precision == "float16" and "cuda" in context.device)
-    state = _resume(checkpoint, identity) or {"history": [], "best": None, "steps": []}
-    if "network" in state:
-        network.load_state_dict(state["network"])
-        optimiser.load_state_dict(state["optimiser"])
-        scaler.load_state_dict(state["scaler"])
-    history, best = state["history"], state["best"]
-    steps = [{name: value.to(context.device) for name, value in step.items()} for step in state["steps"]]
-    saved = time.monotonic()
-
-    def save(now: bool) -> None:
-        nonlocal saved
-        if checkpoint and (now or time.monotonic() - saved > CHECKPOINT_SECONDS):
-            _save(checkpoint, {"identity": identity, "network": network.state_dict(), "scaler": scaler.state_dict(),
-                               "optimiser": optimiser.state_dict(), "history": history, "best": best,
-                               "steps": steps})  # fmt: skip
-            saved = time.monotonic()
-
-    for epoch in range(len(history) + 1, epochs + 1):
-        begun = time.perf_counter()
+    state = _State(network, optimiser, scaler, checkpoint, fit_id)
+    state.resume(context.device)
+    for epoch in range(len(state.history) + 1, epochs + 1):
+        started = time.perf_counter()
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(epoch)
         seed(context.seed, epoch)
         batches = torch.randperm(images).split(batch_size)
         network.train()
-        for step in range(len(steps), len(batches)):
+        for step in range(len(state.steps), len(batches)):
             seed(context.seed, epoch, step + 1)
-            steps.append(_step(optimiser, scaler, terms(batches[step].tolist())))
-            save(now=False)
-        means = _means(steps, epoch)
+            state.steps.append(_step(optimiser, scaler, terms(batches[step].tolist())))
+            state.save(force=False)
+        means = _means(state.steps, epoch)
         seed(context.seed, epoch, 0)
         measured = dict(evaluate(epoch))
-        if keep and measured and (best is None or keep(measured) < best["value"]):
-            kept = {key: value.detach().cpu().clone() for key, value in network.state_dict().items()}
-            best = {"value": keep(measured), "epoch": epoch, "network": kept}
-        seconds = round(time.perf_counter() - begun, 3)
-        history.append({"epoch": epoch, "seconds": seconds, "terms": means, "measured": measured})
-        steps = []
-        save(now=epoch == epochs)
+        if criterion and measured:
+            state.keep_if_best(epoch, criterion(measured))
+        seconds = round(time.perf_counter() - started, 3)
+        state.history.append({"epoch": epoch, "seconds": seconds, "terms": means, "measured": measured})
+        state.steps = []
+        state.save(force=epoch == epochs)
         context.progress(Progress("fit", epoch, epochs, means | measured))
-    if best:
-        network.load_state_dict(best["network"])
-    return history, best["epoch"] if best else epochs
+    return state.history, state.load_best() or epochs
 
 
 def _step(
     optimiser: torch.optim.Optimizer, scaler: torch.amp.GradScaler, losses: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Descend by the sum of the terms; they are returned unread, for reading each step's would stall a GPU."""
+    """Minimise the sum of the terms. They are returned as tensors: reading their values would stall a GPU."""
     optimiser.zero_grad(set_to_none=True)
     scaler.scale(torch.stack(list(losses.values())).sum()).backward()
     scaler.step(optimiser)
@@ -115,57 +107,95 @@ def _means(steps: Sequence[Mapping[str, Tensor]], epoch: int) -> dict[str, float
     means = {}
     for name in steps[0]:
         values = torch.stack([step[name] for step in steps]).double().cpu()
-        wrong = (~values.isfinite()).nonzero().flatten().tolist()
-        if wrong:
+        invalid = (~values.isfinite()).nonzero().flatten().tolist()
+        if invalid:
             raise InputError(
-                f"The loss is not finite: term {name!r} is {values[wrong[0]].item()} in epoch {epoch}, "
-                f"step {wrong[0] + 1}. Lower learning_rate, or compute in float32 if precision is another."
+                f"The loss is not finite: term {name!r} is {values[invalid[0]].item()} in epoch {epoch}, "
+                f"step {invalid[0] + 1}. Lower learning_rate, or compute in float32 if precision is another."
             )
         means[name] = values.mean().item()
     return means
 
 
-def reproducible(context: Context) -> None:
-    """Ask torch for deterministic algorithms, or let it choose the fastest; holds for the whole process."""
+class _State:
+    """What a fit must remember to go on after an interruption, and its file."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        checkpoint: Path | None,
+        fit_id: str,
+    ) -> None:
+        self.network, self.optimiser, self.scaler = network, optimiser, scaler
+        self.checkpoint, self.fit_id = checkpoint, fit_id
+        self.history: list[Epoch] = []
+        self.steps: list[dict[str, Tensor]] = []  # loss terms of the steps of the current epoch
+        self.best: dict[str, Any] | None = None  # value, epoch and weights
+        self.saved = time.monotonic()
+
+    def resume(self, device: str) -> None:
+        """Load the checkpoint if it is of this fit."""
+        if not self.checkpoint or not self.checkpoint.exists():
+            return
+        try:
+            state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many kinds for a damaged file
+            logger.warning("The checkpoint %s cannot be read (%s): training starts again.", self.checkpoint, error)
+            return
+        if state.get("fit_id") != self.fit_id:
+            logger.warning("The checkpoint %s belongs to another fit: training starts again.", self.checkpoint)
+            return
+        self.network.load_state_dict(state["network"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.history, self.best = state["history"], state["best"]
+        self.steps = [{name: value.to(device) for name, value in step.items()} for step in state["steps"]]
+
+    def save(self, force: bool) -> None:
+        """Write the checkpoint, unless the last one is recent and `force` is false."""
+        if not self.checkpoint or not (force or time.monotonic() - self.saved > CHECKPOINT_SECONDS):
+            return
+        state = {"fit_id": self.fit_id, "network": self.network.state_dict(), "optimiser": self.optimiser.state_dict(),
+                 "scaler": self.scaler.state_dict(), "history": self.history, "best": self.best,
+                 "steps": self.steps}  # fmt: skip
+        for partial in self.checkpoint.parent.glob(f".*.{self.checkpoint.name}"):  # left by a process that was killed
+            partial.unlink(missing_ok=True)
+        with replacing(self.checkpoint) as partial:
+            torch.save(state, partial)
+        self.saved = time.monotonic()
+
+    def keep_if_best(self, epoch: int, value: float) -> None:
+        if self.best is None or value < self.best["value"]:
+            weights = {key: weight.detach().cpu().clone() for key, weight in self.network.state_dict().items()}
+            self.best = {"value": value, "epoch": epoch, "network": weights}
+
+    def load_best(self) -> int | None:
+        """Give the network the weights of the best epoch, and return it; None if no epoch was rated."""
+        if self.best is None:
+            return None
+        self.network.load_state_dict(self.best["network"])
+        return int(self.best["epoch"])
+
+
+def set_determinism(context: Context) -> None:
+    """Make torch deterministic, or let it choose the fastest algorithms; holds for the whole process."""
     if context.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(context.deterministic)
-    # Filling new memory finds bugs, and costs a pass over it.
+    # Filling new memory helps to find bugs, and costs a pass over it.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.deterministic = context.deterministic
     torch.backends.cudnn.benchmark = not context.deterministic
 
 
-def seed(number: int, *at: int) -> None:
-    """Seed torch, numpy and python for a place in a fit: an epoch, or a step of it, both counted from 1.
+def seed(number: int, *position: int) -> None:
+    """Seed torch, numpy and python for a position in a fit: an epoch, or a step of it, both counted from 1.
 
-    Epoch 0 draws the initial weights, step 0 is the evaluation.
+    Epoch 0 draws the initial weights; step 0 is the evaluation.
     """
-    drawn = int(np.random.SeedSequence([number, *at]).generate_state(1)[0])
-    torch.manual_seed(drawn)
-    np.random.seed(drawn)
-    random.seed(drawn)
-
-
-def _resume(checkpoint: Path | None, identity: str) -> dict[str, Any] | None:
-    if not checkpoint or not checkpoint.exists():
-        return None
-    try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged file
-        logger.warning("The checkpoint %s cannot be read (%s): training starts anew.", checkpoint, error)
-        return None
-    if state.get("identity") != identity:
-        logger.warning("The checkpoint %s is of another fit: training starts anew.", checkpoint)
-        return None
-    return state
-
-
-def _save(checkpoint: Path, state: dict[str, Any]) -> None:
-    """Write whole under another name, then rename: a checkpoint is never half a file, whoever else writes one."""
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    for left in checkpoint.parent.glob(f"{checkpoint.name}.*"):  # by a process that was killed
-        left.unlink(missing_ok=True)
-    temporary = checkpoint.with_name(f"{checkpoint.name}.{uuid.uuid4().hex}")
-    torch.save(state, temporary)
-    os.replace(temporary, checkpoint)
+    derived = int(np.random.SeedSequence([number, *position]).generate_state(1)[0])
+    torch.manual_seed(derived)
+    np.random.seed(derived)
+    random.seed(derived)

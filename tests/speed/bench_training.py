@@ -136,8 +136,8 @@ class OfficialWay:
     def __init__(self, setting: Setting) -> None:
         self.method, device = setting.create(), torch.device(setting.device)
         teacher = teachers.load(setting.teacher, {}).to(device)
-        pixels = feature_cache.images(samples(), SIZE, None)
-        self.frozen = self.method.target(teacher, pixels, setting.context)
+        pixels = feature_cache.load_images(samples(), SIZE, None)
+        self.frozen = self.method.build_target(teacher, pixels, setting.context)
         self.teacher: Callable[[Tensor], list[Tensor]] = self.frozen
         if isinstance(self.frozen, Teacher):  # an amplified teacher is used without gradients there, too
             self.teacher = self.frozen.network.requires_grad_()
@@ -147,20 +147,20 @@ class OfficialWay:
 
     def loss(self, teacher: Callable[[Tensor], list[Tensor]], images: Tensor) -> Tensor:
         features = teacher(images)
-        answer = self.student(features if self.method.student_input == "features" else images)
-        return torch.stack(list(self.method.loss_terms(features, answer).values())).sum()
+        output = self.student(features if self.method.student_input == "features" else images)
+        return torch.stack(list(self.method.loss_terms(features, output).values())).sum()
 
     def epoch(self) -> float:
         """Seconds for one pass over the images."""
         self.student.train()
-        begun = time.perf_counter()
+        started = time.perf_counter()
         for batch in torch.randperm(IMAGES).split(self.method.batch_size):
             loss = self.loss(self.teacher, self.images[batch.to(self.images.device)])
             self.optimiser.zero_grad()
             loss.backward()
             self.optimiser.step()
             loss.item()
-        return time.perf_counter() - begun
+        return time.perf_counter() - started
 
     def operations(self) -> int:
         """Floating-point operations of the student's forward and backward pass and the loss, over all images."""
@@ -177,9 +177,9 @@ def ceiling(device: str, precision: Precision) -> float:
     a, b = (torch.randn(size, size, device=device, dtype=getattr(torch, precision)) for _ in range(2))
     seconds = []
     for _ in range(5):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         (a @ b)[0, 0].item()
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - started)
     return 2 * size**3 / min(seconds) / 1e12
 
 

@@ -1,4 +1,4 @@
-"""The course of training on the test images, and the oracle: a diagnostic that changes nothing else."""
+"""Metrics on the test images during training, and selection by them: a diagnostic that changes nothing else."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("results_folder")
 METRICS = {"image_auroc", "pixel_auroc", "pixel_ap", "aupro"}
 
 
-def test_evaluation_agrees_with_the_scores_of_the_stored_predictions(toy_root: Path, own_methods: Path) -> None:
+def test_the_evaluation_equals_the_scores_of_the_stored_predictions(toy_root: Path, own_methods: Path) -> None:
     (run,) = expand(toy_root)
     worker.execute(run, "cpu", 1, 1.0)
     status.collect(run)
@@ -37,7 +37,7 @@ def test_evaluation_agrees_with_the_scores_of_the_stored_predictions(toy_root: P
 
 
 def fitted(root: Path, **how: Any) -> tuple[Method, list[Sample]]:
-    """RD after four epochs of one category, evaluated on its test images if asked for, and the test images."""
+    """RD after four epochs of one category, evaluated during training by default, and the test images."""
     dataset = datasets.load("toy", root, ["cog"])
     (split,) = protocols.splits("one_class", dataset, 0)
     train, test = ([dataset.sample(item) for item in items] for items in (split.train, split.test["cog"]))
@@ -48,30 +48,30 @@ def fitted(root: Path, **how: Any) -> tuple[Method, list[Sample]]:
 
 
 def maps(method: Method, test: Sequence[Sample]) -> torch.Tensor:
-    answers: Iterator[Prediction] = method.predict(test, Context())
-    return torch.stack([answer.anomaly_map for answer in answers])
+    predictions: Iterator[Prediction] = method.predict(test, Context())
+    return torch.stack([prediction.anomaly_map for prediction in predictions])
 
 
-def test_the_course_of_training_is_measured_every_few_epochs_and_changes_nothing(toy_root: Path) -> None:
-    watched, test = fitted(toy_root)
-    unwatched, _ = fitted(toy_root, evaluated=False)
-    history = watched.record["history"]
+def test_test_metrics_are_measured_every_few_epochs_and_change_nothing(toy_root: Path) -> None:
+    measured, test = fitted(toy_root)
+    plain, _ = fitted(toy_root, evaluated=False)
+    history = measured.record["history"]
     assert [entry["epoch"] for entry in history if entry["measured"]] == [3, 4]
     assert set(history[-1]["measured"]) == METRICS
-    assert torch.equal(maps(watched, test), maps(unwatched, test))
+    assert torch.equal(maps(measured, test), maps(plain, test))
 
 
-def test_held_out_images_are_looked_at_beside_the_test_images_whatever_is_selected_and_change_nothing(
+def test_held_out_images_are_evaluated_with_the_test_images_for_any_selection_and_change_nothing(
     toy_root: Path,
 ) -> None:
     last, test = fitted(toy_root, validated=True)
-    unwatched, _ = fitted(toy_root, validated=True, evaluated=False)
+    plain, _ = fitted(toy_root, validated=True, evaluated=False)
     assert [set(entry["measured"]) for entry in last.record["history"]] == [set()] * 2 + [METRICS | {"validation"}] * 2
     assert (last.record["selection"], last.record["epoch"]) == ("last", 4)
-    assert torch.equal(maps(last, test), maps(unwatched, test))
+    assert torch.equal(maps(last, test), maps(plain, test))
 
 
-def test_the_oracle_keeps_the_epoch_that_is_best_on_the_test_images_and_says_so(
+def test_the_oracle_keeps_the_epoch_that_is_best_on_the_test_images_and_is_labelled(
     toy_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripted = iter([{"image_auroc": 0.9, "pixel_auroc": 0.8}, {"image_auroc": 0.6, "pixel_auroc": 0.9}])
@@ -82,7 +82,7 @@ def test_the_oracle_keeps_the_epoch_that_is_best_on_the_test_images_and_says_so(
     assert not torch.equal(maps(oracle, test), maps(last, test))
 
 
-def test_an_oracle_that_is_never_shown_the_test_images_is_refused_when_planning(toy_root: Path) -> None:
+def test_an_oracle_without_test_evaluation_is_refused_when_planning(toy_root: Path) -> None:
     suite = params.Params(
         suite="test", methods=["best"], variants={"best": {"method": "rd", "selection": "oracle"}}, datasets=["toy"],
         roots={"toy": toy_root}, protocols=["one_class"], seeds=[0], pretrain=[], conventions=["default"], allow={},
