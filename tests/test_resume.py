@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from methods import training
+from methods.components import train_loop
 from methods.base import Context
 
 train_loop.CHECKPOINT_SECONDS = 0

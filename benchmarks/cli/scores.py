@@ -13,7 +13,6 @@ from benchmarks import results
 from benchmarks import status as states
 from benchmarks.cli.app import SeedOption, SplitOption, app
 from benchmarks.schema import group_name
-from benchmarks.status import State
 from methods.base import InputError
 
 
@@ -30,9 +29,9 @@ def score(variant: str, dataset: str, protocol: str, split: SplitOption = None, 
     alone = split is not None or seed is not None
     plan = plans.make("", expand(values)) if alone else plans.read(results.RESULTS)
     chosen = plans.select(plan, variant=variant, dataset=dataset, protocol=protocol, split=split, seed=seed)
-    unfinished = [run.name for run in chosen.runs if states.read_status(run).state is not State.DONE]
-    if unfinished:
-        raise InputError(f"{len(unfinished)} runs are not finished, such as {unfinished[0]}: `proctor run` first.")
+    if unfinished := states.collect_finished(chosen.runs):  # a finished run may wait for its driver to collect it
+        names = [f"{run.name} ({status.state})" for run, status in unfinished[:3]]
+        raise InputError(f"{len(unfinished)} runs are not finished, such as {', '.join(names)}: `proctor run` first.")
     if alone:
         sys.stdout.write(scoring.score_runs(chosen.runs, values.conventions).to_csv(index=False))
     else:

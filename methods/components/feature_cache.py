@@ -6,7 +6,8 @@ that a damaged one is noticed and made anew.
 
 Features take at most `context.cache_gib` of memory, and on disk at most half of what is free there. On a CPU they
 are always kept on disk too when there is a folder for them; on a GPU they are kept in its memory or computed anew at
-each step, since reading them from disk is slower than the teacher.
+each step, since reading them from disk is slower than the teacher. Where the folder cannot be written, images are kept
+in memory, and features too as far as `context.cache_gib` allows.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ import logging
 import math
 import os
 import shutil
-import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Protocol
@@ -29,7 +30,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from methods.base import Context, InputError, Sample
+from methods.base import Context, Sample
+from methods.components.atomic import replacing
 
 logger = logging.getLogger(__name__)
 FEATURE_BATCH = 16
@@ -45,6 +47,10 @@ class Network(Protocol):
     def normalise(self, images: Tensor) -> Tensor: ...
 
     def __call__(self, images: Tensor) -> list[Tensor]: ...
+
+
+class CacheError(OSError):
+    """The folder of the cache cannot be written."""
 
 
 class Rows:
@@ -118,7 +124,7 @@ class Features:
         if self.device.type == "cuda":
             in_memory = in_memory and needed < torch.cuda.mem_get_info(self.device)[0] / 2
             folder = None
-        elif folder and needed > _free(folder) / 2:
+        elif folder and (free := _free(folder)) is not None and needed > free / 2:
             logger.warning(
                 "Features of %d images are not kept in %s: they would fill half of it.", len(samples), folder
             )
@@ -134,13 +140,20 @@ class Features:
 
         size = self.pictures.parts[0].shape[-1]
         what = f"{size}-{hashlib.sha256(str(self.network.digest).encode()).hexdigest()[:16]}"
-        rows = _rows(samples, folder, what, np.dtype(np.float32), (row,), computed)
+        try:
+            rows = _rows(samples, folder, what, np.dtype(np.float32), (row,), computed, in_memory)
+        except CacheError:
+            return None
         return rows.to(self.device) if in_memory and (folder or self.device.type == "cuda") else rows
 
 
-def _free(folder: Path) -> int:
-    folder.mkdir(parents=True, exist_ok=True)
-    return shutil.disk_usage(folder).free
+def _free(folder: Path) -> int | None:
+    """Free bytes; None if the folder cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None
 
 
 def _rows(
@@ -150,8 +163,13 @@ def _rows(
     dtype: np.dtype,
     shape: tuple[int, ...],
     compute: Callable[[list[Sample]], Iterable[np.ndarray]],
+    in_memory: bool = True,
 ) -> Rows:
-    """Rows of this shape for all samples, from a file for each category and split where there is a folder."""
+    """Rows of this shape for all samples, from a file for each category and split where there is a folder.
+
+    Raises:
+        CacheError: the folder cannot be written, and the rows may not be kept in memory.
+    """
 
     def part_of(key: str) -> str:
         return key.rpartition("/")[0].replace("/", "-")
@@ -168,17 +186,23 @@ def _rows(
             path = folder / part / f"{what}-{names}.npy"
             array = _opened(path, dtype, (len(group), *shape))
             if array is None:
-                _write(path, dtype, (len(group), *shape), compute(group))
-                array = np.load(path, mmap_mode="c")
-        else:
+                try:
+                    _write(path, dtype, (len(group), *shape), compute(group))
+                    array = np.load(path, mmap_mode="c")
+                except CacheError as error:
+                    _warn(str(error))
+                    if not in_memory:
+                        raise
+                    folder = None
+        if not folder:
             array = np.concatenate(list(compute(group)))
         parts.append(torch.from_numpy(array))
     return Rows(parts, [places[sample.key] for sample in samples])
 
 
 def _opened(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The array in a file, memory-mapped; None if the file is absent or damaged."""
-    if not path.exists():
+    """The array in a file, memory-mapped; None if the file is absent, damaged or may not be read."""
+    if not os.path.exists(path):  # which raises nothing where a folder may not be read, unlike Path.exists
         return None
     try:
         array = np.load(path, mmap_mode="c")  # copy on write: torch asks for writable memory
@@ -194,11 +218,14 @@ def _opened(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray |
 
 
 def _write(path: Path, dtype: np.dtype, shape: tuple[int, ...], blocks: Iterable[np.ndarray]) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    """Write an array block by block.
+
+    Raises:
+        CacheError: the disk is full or the folder may not be written.
+    """
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as stream:
+        with replacing(path) as partial, partial.open("wb") as stream:
             np.lib.format.write_array_header_1_0(stream, header)
             mark = 0
             for block in blocks:
@@ -208,8 +235,11 @@ def _write(path: Path, dtype: np.dtype, shape: tuple[int, ...], blocks: Iterable
             stream.write(mark.to_bytes(4, "little"))  # behind the array: numpy does not look there
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(temporary, path)
     except OSError as error:
-        raise InputError(f"The cache {path} cannot be written ({error}). Make room there.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        raise CacheError(f"The cache {path.parent.parent} cannot be written: {error.strerror or error}.") from error
+
+
+@cache
+def _warn(message: str) -> None:
+    """Warn once of the same thing."""
+    logger.warning("%s Nothing is kept there; make room, or make it writable, for speed.", message)
