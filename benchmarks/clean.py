@@ -37,14 +37,14 @@ def _unplanned(plan: Plan) -> Iterator[Path]:
         yield from (path for path in _listed(kind) if _group(path) not in groups)
     fingerprints = {run.fingerprint for run in plan.runs}
     for folder in _listed("scratch"):
-        status = read_json(folder / "status.json") or {}
+        status = (read_json(folder / "status.json") if folder.is_dir() else None) or {}
         if status and folder.name not in fingerprints and status.get("state") not in AT_WORK:
             yield folder
 
 
 def _listed(kind: str) -> list[Path]:
     folder = results.RESULTS / kind
-    return sorted(path for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
+    return sorted(folder.glob("[!.]*"))
 
 
 def _group(path: Path) -> str:

@@ -46,8 +46,8 @@ class Resources(BaseModel, extra="forbid", frozen=True):
 class Executor(Resources):
     """Where runs are executed: part of no fingerprint, so that changing it re-runs nothing."""
 
-    # Processes through submitit; job arrays on a cluster; or one after another in this process.
-    name: Literal["local", "slurm", "debug"] = "local"
+    # A file in benchmarks/execution/executors/. local: processes on this machine; slurm: job arrays on a cluster.
+    name: Name = "local"
     device: str = "auto"  # a torch device; auto: cuda where there is one, with SLURM where `gpus` is not 0
     jobs: int = Field(0, ge=0)  # runs at a time; 0: one per GPU, else one per core; with SLURM as many as it will
     cache_gib: float = Field(4.0, ge=0)  # memory of each run for teacher features

@@ -23,9 +23,11 @@ torch.Size([64, 64])
 from __future__ import annotations
 
 import pkgutil
+import traceback
 from dataclasses import fields
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any, get_type_hints
 
@@ -38,11 +40,11 @@ def load(name: str) -> type[Method]:
     """The method class in `methods/<name>.py`.
 
     Raises:
-        InputError: there is no such file, or it defines no method.
+        InputError: there is no such file, it cannot be imported, or it defines no method.
     """
     if name not in {module.name for module in pkgutil.iter_modules(__path__)}:
         raise InputError(f"There is no method {name!r}: {_nearest(name, names())} A new one is methods/{name}.py.")
-    classes = _defined_in(import_module(f"methods.{name}"))
+    classes = _defined_in(_module(name))
     if len(classes) != 1:
         raise InputError(f"methods/{name}.py must define one complete subclass of Method; it has {len(classes)}.")
     return classes[0]
@@ -51,7 +53,7 @@ def load(name: str) -> type[Method]:
 def names() -> list[str]:
     """The names of all methods, sorted."""
     modules = sorted(module.name for module in pkgutil.iter_modules(__path__))
-    return [name for name in modules if _defined_in(import_module(f"methods.{name}"))]
+    return [name for name in modules if _defined_in(_module(name))]
 
 
 def hyper_parameters(method: type[Method]) -> list[str]:
@@ -81,6 +83,19 @@ def create(name: str, **values: Any) -> Method:
             reasons = "; ".join(str(part["msg"]) for part in error.errors())
             raise InputError(f"Method {name!r}, {key}={value!r}: {reasons}.") from None
     return method(**checked)
+
+
+def _module(name: str) -> ModuleType:
+    try:
+        return import_module(f"methods.{name}")
+    except Exception as error:
+        if isinstance(error, SyntaxError):
+            place, message = f"{error.filename}, line {error.lineno}", error.msg
+        else:
+            frames = traceback.extract_tb(error.__traceback__)
+            ours = [frame for frame in frames if any(Path(frame.filename).is_relative_to(path) for path in __path__)]
+            place, message = f"{ours[-1].filename}, line {ours[-1].lineno}", str(error)
+        raise InputError(f"{place}: {type(error).__name__}: {message}") from error
 
 
 def _defined_in(module: ModuleType) -> list[type[Method]]:

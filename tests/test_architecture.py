@@ -22,7 +22,10 @@ LEAVES = {"benchmarks.metrics", "benchmarks.schema", "benchmarks.official_counts
 STORED = {"benchmarks.plan", "benchmarks.records", "benchmarks.score_files"}
 DATA = {"benchmarks.datasets", "benchmarks.protocols", "benchmarks.interference"}
 RUNS = {"benchmarks.params", "benchmarks.sources", "benchmarks.fingerprint", "benchmarks.runs"}
-RESULTS = {"benchmarks.arrays", "benchmarks.results", "benchmarks.status", "benchmarks.integrity"}
+RESULTS = {
+    "benchmarks.arrays", "benchmarks.results", "benchmarks.disk", "benchmarks.status_file", "benchmarks.status",
+    "benchmarks.integrity",
+}  # fmt: skip
 BELOW_SCORING = {"methods", *METHODS, *LEAVES, *STORED, *DATA, *RUNS, *RESULTS}
 ALLOWED: dict[str, set[str]] = {
     "methods": METHODS,
@@ -42,7 +45,9 @@ ALLOWED: dict[str, set[str]] = {
     "benchmarks.fingerprint": {"methods", *METHODS, *LEAVES, *STORED, *DATA, "benchmarks.params", "benchmarks.sources"},
     "benchmarks.runs": {"methods", *METHODS, *LEAVES, *STORED, *DATA, *RUNS},
     "benchmarks.results": {*METHODS, *LEAVES, *STORED, "benchmarks.arrays"},
-    "benchmarks.status": {*METHODS, *LEAVES, *STORED, "benchmarks.arrays", "benchmarks.results"},
+    "benchmarks.disk": METHODS,
+    "benchmarks.status_file": {*METHODS, *LEAVES, *STORED, "benchmarks.disk", "benchmarks.results"},
+    "benchmarks.status": {*METHODS, *LEAVES, *STORED, *RESULTS},
     "benchmarks.integrity": {*METHODS, *LEAVES, *STORED, *RESULTS},
     "benchmarks.clean": {*METHODS, *LEAVES, *STORED, *RESULTS},
     "benchmarks.doctor": {"methods", *METHODS, *LEAVES, *STORED, *DATA, *RUNS},

@@ -1,4 +1,4 @@
-"""Carrying runs out and forecasting what they cost, as far as that needs no cluster; test_slurm.py has the rest."""
+"""Runs executed and their cost forecast, as far as that needs no cluster; test_slurm.py has the rest."""
 
 import os
 import socket
@@ -10,12 +10,14 @@ import pytest
 import torch
 from rich.console import Console
 
-from benchmarks import fingerprint, params, results, runs, status
-from benchmarks.execution import driver, forecast, job, monitor, worker
-from benchmarks.execution.executors import slurm as executors
+from benchmarks import fingerprint, params, results, runs, status, status_file
+from benchmarks.execution import driver, executors, forecast, job, monitor, worker
+from benchmarks.execution.executors import local, slurm
 from benchmarks.params import Executor, Params
 from benchmarks.plan import Run
+from benchmarks.records import Record
 from benchmarks.status import State
+from benchmarks.status_file import Claim, Place, StatusReport, Superseded
 from methods.base import InputError
 
 SHORT_OF_MEMORY = '''
@@ -43,6 +45,34 @@ class Greedy(Method):
 '''
 
 
+INLINE = '''
+"""An executor for tests: one run after another, in the process of the driver."""
+from contextlib import suppress
+from benchmarks.execution.executors.base import Executor
+from benchmarks.execution.job import Job
+
+class Inline(Executor):
+    device = "cpu"
+
+    def start(self, waiting, at_work):
+        if not waiting:
+            return []
+        with suppress(Exception):  # the status file has it
+            Job(run=waiting[0], executor=self.name, device=self.device, threads=1, cache_gib=1)()
+        return [waiting[0]]
+
+    @classmethod
+    def lost(cls, at_work):
+        return {}
+
+    def interrupt(self):
+        return "Stopped."
+
+    def forecast(self, pending):
+        return f"{len(pending)} runs in one process."
+'''
+
+
 @pytest.fixture(autouse=True)
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
@@ -66,11 +96,24 @@ def expand(toy_root: Path, own_methods: Path) -> Callable[..., list[Run]]:
     return expand
 
 
-def execute(run: Run) -> dict[str, Any]:
-    """Its record, after it was carried out in this process."""
+def execute(run: Run) -> Record:
+    """Its record, after it was executed in this process."""
     worker.execute(run, "cpu", 1, 1.0)
     status.collect(run)
     return results.load(results.result_dir(run))[0]
+
+
+def report(run: Run) -> StatusReport:
+    """The last report on a run, which there is."""
+    value = status_file.read_report(run)
+    assert value is not None
+    return value
+
+
+def check(detector: driver.LossDetector, run: Run) -> list[Run]:
+    """The next check, at once."""
+    detector.next_check = 0.0
+    return detector.check([run])
 
 
 @pytest.mark.parametrize(
@@ -98,8 +141,9 @@ def test_a_job_refuses_a_method_that_was_edited_since(expand: Callable[..., list
     assert status.read_status(run).state is State.FAILED
 
 
-def test_a_job_that_does_not_see_the_project_says_so(expand: Callable[..., list[Run]], tmp_path: Path) -> None:
-    submitted = job.Job(run=expand()[0], folder=tmp_path / "elsewhere", device="cpu", threads=1, cache_gib=1)
+def test_a_job_that_does_not_see_the_project_names_the_folder(expand: Callable[..., list[Run]], tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    submitted = job.Job(run=expand()[0], executor="local", folder=elsewhere, device="cpu", threads=1, cache_gib=1)
     with pytest.raises(InputError, match=r"does not see .*elsewhere.*all nodes share"):
         submitted()
 
@@ -109,7 +153,7 @@ def test_prediction_is_repeated_with_a_smaller_batch_where_a_gpu_is_short_of_mem
 ) -> None:
     (run, _) = expand(methods=["greedy"], hyper_parameters={"batch": 4})
     record = execute(run)
-    assert record["provenance"]["predict_batch"] == 4
+    assert record.provenance.predict_batch == 4
     scores = results.load(results.result_dir(run))[1]["cog"][1]
     assert scores.tolist() == list(range(len(scores)))
 
@@ -121,7 +165,7 @@ def test_a_second_shortage_of_memory_fails_the_run(expand: Callable[..., list[Ru
     assert status.read_status(run) == (State.FAILED, "OutOfMemoryError: CUDA out of memory")
 
 
-def test_a_shortage_of_memory_in_training_is_never_met_with_another_batch_size(
+def test_a_shortage_of_memory_in_training_never_changes_the_batch_size(
     expand: Callable[..., list[Run]],
 ) -> None:
     (run, _) = expand(methods=["greedy"], hyper_parameters={"fits": False})
@@ -131,23 +175,23 @@ def test_a_shortage_of_memory_in_training_is_never_met_with_another_batch_size(
 
 def test_a_claimed_run_belongs_to_the_last_process_that_claimed_it(expand: Callable[..., list[Run]]) -> None:
     run = expand()[0]
-    first = status.Claim(run)
-    first.say("running", done=1)
-    second = status.Claim(run)
-    with pytest.raises(status.Superseded):
-        first.say("running", done=2)
-    with pytest.raises(status.Superseded):
-        first.say("failed", error="too late")
-    second.say("running", done=3)
-    assert status.read_report(run)["done"] == 3
+    first = Claim(run)
+    first.report("running", done=1)
+    second = Claim(run)
+    with pytest.raises(Superseded):
+        first.report("running", done=2)
+    with pytest.raises(Superseded):
+        first.report("failed", error="too late")
+    second.report("running", done=3)
+    assert report(run).done == 3
 
 
 def test_a_process_whose_run_was_claimed_by_another_stores_nothing(
     expand: Callable[..., list[Run]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = expand()[0]
-    monkeypatch.setattr(worker, "_refuse_drift", lambda run: status.Claim(run))  # another one, meanwhile
-    with pytest.raises(status.Superseded):
+    monkeypatch.setattr(worker, "_refuse_changes", lambda run: Claim(run))  # another one, meanwhile
+    with pytest.raises(Superseded):
         execute(run)
     assert status.read_status(run).state is State.RUNNING
     assert not (results.scratch_dir(run) / "result").exists()
@@ -155,14 +199,15 @@ def test_a_process_whose_run_was_claimed_by_another_stores_nothing(
 
 def test_attempts_and_times_add_up_until_the_run_fails(expand: Callable[..., list[Run]]) -> None:
     run = expand()[0]
-    status.report_job(run, "queued", "7", attempts=2, elapsed=100.0, waited=30.0)
-    os.utime(results.scratch_dir(run) / "status.json", (0, status.touched_at(run) - 50))
-    claim = status.Claim(run, job="7", node="n")
-    assert claim.facts["attempts"] == 3
+    status_file.report_job(run, "queued", "7", "slurm", attempts=2, elapsed=100.0, queue_seconds=30.0)
+    os.utime(results.scratch_dir(run) / "status.json", (0, status_file.updated_at(run) - 50))
+    claim = Claim(run, Place("slurm", "7", "n"))
+    assert claim.attempts == 3
     assert 100 <= claim.elapsed < 110
-    assert 80 <= claim.facts["waited"] < 90
-    claim.say("failed", error="why")
-    assert status.Claim(run).facts["attempts"] == 1
+    assert 80 <= claim.queue_seconds < 90
+    claim.report("failed", error="why")
+    assert report(run).attempts == 3
+    assert Claim(run).attempts == 1
 
 
 def test_another_host_is_alive_while_it_touches_its_status_whatever_its_clock_says(
@@ -171,21 +216,51 @@ def test_another_host_is_alive_while_it_touches_its_status_whatever_its_clock_sa
     run = expand()[0]
     here = socket.gethostname()
     monkeypatch.setattr(socket, "gethostname", lambda: "elsewhere")
-    status.report(run, "running")
+    status_file.report(run, "running")
     monkeypatch.setattr(socket, "gethostname", lambda: here)
     monkeypatch.setattr("time.time", lambda: 0.0)
     assert status.read_status(run).state is State.RUNNING
-    touched = status.touched_at(run)
-    os.utime(results.scratch_dir(run) / "status.json", (0, touched - status.SILENT_SECONDS - 5))
+    updated = status_file.updated_at(run)
+    os.utime(results.scratch_dir(run) / "status.json", (0, updated - status_file.TIMEOUT_SECONDS - 5))
     assert status.read_status(run).state is State.MISSING
+
+
+def test_a_new_executor_is_one_file(
+    expand: Callable[..., list[Run]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "executors"
+    folder.mkdir()
+    (folder / "inline.py").write_text(INLINE)
+    monkeypatch.setattr(executors, "__path__", [*executors.__path__, str(folder)])
+    failing = {"failing": {"method": "greedy", "fits": False}}
+    suite = expand(methods=["bright", "failing"], variants=failing)
+    settings = Executor(name="inline")
+    assert "4 runs in one process." in forecast.sentences(suite, settings)
+    driver.launch(suite, settings, Console(quiet=True))
+    assert [status.read_status(run).state for run in suite] == [State.DONE] * 2 + [State.FAILED] * 2
+    assert report(suite[2]).executor == "inline"
+
+
+def test_an_unknown_executor_is_refused_with_the_known_ones(expand: Callable[..., list[Run]]) -> None:
+    with pytest.raises(InputError, match=r"There is no executor 'slrm'\. Did you mean 'slurm'"):
+        forecast.sentences([], Executor(name="slrm"))
+    with pytest.raises(InputError, match=r"Known: local, slurm\."):
+        driver.launch(expand(), Executor(name="kubernetes"), Console(quiet=True))
+
+
+def test_only_the_executors_know_slurm() -> None:
+    root = Path(executors.__file__).parents[2]
+    files = [*root.glob("execution/*.py"), *root.glob("status*.py"), *root.glob("cli/*.py")]
+    assert len(files) > 10
+    assert [path.name for path in files if "slurm" in path.read_text().lower()] == []
 
 
 def test_each_run_on_a_machine_gets_a_gpu_of_its_own(
     expand: Callable[..., list[Run]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There is none here, so each job says which one it was given and missed."""
+    """There is none here, so each job reports which one it was given and does not find."""
     suite = expand(methods=["rd"], hyper_parameters={"teacher": "test_resnet.untrained", "image_size": 64})
-    monkeypatch.setattr(executors, "_gpus", lambda: ["3", "7"])
+    monkeypatch.setattr(local, "_gpus", lambda: ["3", "7"])
     driver.launch(suite, Executor(device="cuda", threads=1), Console(quiet=True))
     reasons = " ".join(status.read_status(run).reason for run in suite)
     assert "CUDA_VISIBLE_DEVICES='3'" in reasons
@@ -196,27 +271,67 @@ def test_a_gpu_with_a_run_of_an_earlier_driver_is_leased_last(
     expand: Callable[..., list[Run]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     suite = expand(methods=["rd"], hyper_parameters={"teacher": "test_resnet.untrained", "image_size": 64})
-    monkeypatch.setattr(executors, "_gpus", lambda: ["0", "1"])
-    status.report(suite[0], "running", gpu="0")  # by this process, which lives
-    local = executors.Local(Executor(device="cuda"))
-    assert local.start(suite[1:], suite[:1]) == suite[1:]
-    assert status.read_report(suite[1])["gpu"] == "1"
-    local.interrupt()
+    monkeypatch.setattr(local, "_gpus", lambda: ["0", "1"])
+    status_file.report(suite[0], "running", gpu="0")  # by this process, which lives
+    executor = local.Local(Executor(device="cuda"))
+    assert executor.start(suite[1:], suite[:1]) == suite[1:]
+    assert report(suite[1]).gpu == "1"
+    executor.interrupt()
 
 
 def test_a_process_that_was_killed_is_noticed_and_its_run_fails_with_the_reason(
     expand: Callable[..., list[Run]],
 ) -> None:
     run = expand()[0]
-    status.report(run, "running", pid=os.getpid())
+    status_file.report(run, "running", pid=os.getpid())
     path = results.scratch_dir(run) / "status.json"
     path.write_text(path.read_text().replace(f'"pid": {os.getpid()}', f'"pid": {2**22 + 1}'))
-    mourner = driver._Mourner()
-    assert mourner.buried([run]) == [], "one observation is no proof"
-    mourner.due = 0
-    assert mourner.buried([run]) == [run]
+    detector = driver.LossDetector()
+    assert check(detector, run) == [], "one observation proves nothing"
+    assert check(detector, run) == [run]
     assert status.read_status(run).state is State.FAILED
-    assert "killed, or out of memory" in status.read_status(run).reason
+    assert "killed, out of memory" in status.read_status(run).reason
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "null", '{"run": "x"', '{"run": "x", "state": "running"}', '{"state": 3}']
+)
+def test_a_damaged_status_file_is_no_status_file_and_its_run_is_started_again(
+    content: str, expand: Callable[..., list[Run]]
+) -> None:
+    run = expand()[0]
+    status_file.report(run, "running")
+    path = results.scratch_dir(run) / "status.json"
+    path.write_text(content)
+    assert status_file.read_report(run) is None
+    assert list(status_file.read_reports()) == []
+    assert status.read_status(run).state is State.MISSING
+    assert monitor.rows([run])[0].state is State.MISSING
+    detector = driver.LossDetector()
+    check(detector, run)
+    assert check(detector, run) == [run]
+    assert report(run).state == "lost"
+
+
+def test_a_run_that_is_lost_again_and_again_has_failed(
+    expand: Callable[..., list[Run]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = expand()[0]
+    monkeypatch.setattr(executors, "lost", lambda runs: {run.fingerprint: executors.LostRun("node failure", True)})
+    detector, states = driver.LossDetector(), []
+    for _ in range(driver.MAX_LOSSES + 1):
+        status_file.report(run, "running")
+        assert check(detector, run) == [], "it was started again: the earlier loss proves nothing"
+        assert check(detector, run) == [run]
+        states.append(report(run).state)
+    assert states == ["lost"] * driver.MAX_LOSSES + ["failed"]
+    assert report(run).error == "node failure; it was lost 6 times"
+
+
+def test_terms_that_are_not_finite_survive_in_the_status_file(expand: Callable[..., list[Run]]) -> None:
+    run = expand()[0]
+    Claim(run).report("running", phase="fit", terms={"loss": float("inf"), "other": float("nan")})
+    assert str(report(run).terms) == "{'loss': inf, 'other': nan}"
 
 
 def test_a_run_that_ended_while_its_driver_started_is_not_launched_again(
@@ -226,13 +341,13 @@ def test_a_run_that_ended_while_its_driver_started_is_not_launched_again(
     worker.execute(suite[0], "cpu", 1, 1.0)
     started: list[Run] = []
 
-    def start(self: executors.Slurm, waiting: list[Run], at_work: list[Run]) -> list[Run]:
+    def start(self: slurm.Slurm, waiting: list[Run], at_work: list[Run]) -> list[Run]:
         started.extend(waiting)
         for run in waiting:
             worker.execute(run, "cpu", 1, 1.0)
         return list(waiting)
 
-    monkeypatch.setattr(executors.Slurm, "start", start)
+    monkeypatch.setattr(slurm.Slurm, "start", start)
     driver.launch(suite, Executor(name="slurm"), Console(quiet=True))
     assert started == suite[1:]
 
@@ -243,36 +358,46 @@ def test_a_run_that_ends_as_soon_as_it_is_submitted_is_submitted_once(
     suite = expand()
     submitted: list[Run] = []
 
-    def submit(self: executors.Slurm, part: list[Run], total: int) -> None:
-        submitted.extend(part)
-        worker.execute(part[0], "cpu", 1, 1.0)
-        status.report_job(part[1], "failed", "7_1", error="at once")
+    def submit(self: slurm.Slurm, array: list[Run], total: int) -> None:
+        submitted.extend(array)
+        worker.execute(array[0], "cpu", 1, 1.0)
+        status_file.report_job(array[1], "failed", "7_1", "slurm", error="at once")
 
-    monkeypatch.setattr(executors.Slurm, "_submit", submit)
-    monkeypatch.setattr(executors, "_call", lambda *command: "")
+    monkeypatch.setattr(slurm.Slurm, "_submit", submit)
+    monkeypatch.setattr(slurm, "_call", lambda *command: "")
     driver.launch(suite, Executor(name="slurm"), Console(quiet=True))
     assert submitted == suite
 
 
-def test_a_finished_run_is_not_carried_out_again_by_a_job_that_comes_late(expand: Callable[..., list[Run]]) -> None:
+def test_a_finished_run_is_not_executed_again_by_a_job_that_comes_late(expand: Callable[..., list[Run]]) -> None:
     run = expand()[0]
     worker.execute(run, "cpu", 1, 1.0)
-    before = status.touched_at(run)
+    before = status_file.updated_at(run)
     worker.execute(run, "cpu", 1, 1.0)
-    assert status.touched_at(run) == before
+    assert status_file.updated_at(run) == before
 
 
-@pytest.mark.parametrize(("known", "again"), [(0, True), (1, False)])
-def test_a_job_that_failed_before_its_process_was_started_again_is_not_to_blame(
-    known: int, again: bool, expand: Callable[..., list[Run]], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("known", "restart"), [(0, True), (1, False)])
+def test_a_run_whose_job_failed_before_its_process_was_started_again_is_restarted(
+    known: int, restart: bool, expand: Callable[..., list[Run]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = {"squeue": "7_0|FAILED NonZeroExitCode\n", "scontrol": "JobId=9 ArrayJobId=7\n   Requeue=1 Restarts=1\n"}
-    monkeypatch.setattr(executors, "_call", lambda *command: answers[command[0]])
+    monkeypatch.setattr(slurm, "_call", lambda *command: answers[command[0]])
     run = expand()[0]
-    status.report_job(run, "running", "7_0", node="left", restarts=known)
-    losses = executors.losses([run])
-    assert losses is not None
-    assert losses[run.fingerprint].again is again
+    status_file.report_job(run, "running", "7_0", "slurm", node="left", restarts=known)
+    assert executors.lost([run])[run.fingerprint].restart is restart
+
+
+def test_a_cluster_that_does_not_answer_has_lost_no_run(
+    expand: Callable[..., list[Run]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def call(*command: str) -> str:
+        raise OSError("no answer")
+
+    monkeypatch.setattr(slurm, "_call", call)
+    run = expand()[0]
+    status_file.report_job(run, "running", "7_0", "slurm", node="left")
+    assert executors.lost([run]) == {}
 
 
 @pytest.mark.parametrize(("state", "cancelled"), [("queued", False), ("running", False), ("lost", True)])
@@ -285,9 +410,9 @@ def test_a_driver_that_takes_over_cancels_no_pending_job_whose_run_still_counts_
         calls.append(command)
         return "7_0|PENDING Resources\n" if command[0] == "squeue" else ""
 
-    monkeypatch.setattr(executors, "_call", call)
-    status.report_job(expand()[0], state, "7_0", node="left", error="why")
-    executors._recover()
+    monkeypatch.setattr(slurm, "_call", call)
+    status_file.report_job(expand()[0], state, "7_0", "slurm", node="left", error="why")
+    slurm._recover()
     assert (("scancel", "7_0") in calls) is cancelled
 
 
@@ -310,7 +435,7 @@ def test_a_misspelt_resource_is_refused_with_a_hint(tmp_path: Path) -> None:
         params.load(path)
 
 
-def test_a_forecast_is_the_mean_of_earlier_records_and_says_what_it_does_not_know(
+def test_a_forecast_is_the_mean_of_earlier_records_and_names_groups_without_a_record(
     expand: Callable[..., list[Run]],
 ) -> None:
     suite = expand(methods=["bright", "dim"], seeds=[0, 1])
@@ -318,33 +443,33 @@ def test_a_forecast_is_the_mean_of_earlier_records_and_says_what_it_does_not_kno
         execute(run)
     pending = suite[2:]
     cost = forecast.forecast(pending)
-    seconds = [results.load(results.result_dir(run))[0]["provenance"]["wall_seconds"] for run in suite[:2]]
+    seconds = [results.load(results.result_dir(run))[0].provenance.wall_seconds for run in suite[:2]]
     assert cost.hours * 3600 == pytest.approx(sum(seconds))
     assert cost.bytes == sum(p.stat().st_size for run in suite[:2] for p in results.result_dir(run).iterdir())
     assert cost.unknown == ["dim-toy-one_class"]
-    said = " ".join(forecast.sentences(pending, Executor(device="cpu")))
-    assert "2 runs: about" in said
-    assert "4 runs: cost unknown" in said
+    text = " ".join(forecast.sentences(pending, Executor(device="cpu")))
+    assert "2 runs: about" in text
+    assert "4 runs: cost unknown" in text
 
 
-def test_a_row_tells_of_a_run_at_work_what_its_process_reported(expand: Callable[..., list[Run]]) -> None:
+def test_a_row_has_what_the_process_of_a_run_reported(expand: Callable[..., list[Run]]) -> None:
     run, other = expand()
-    claim = status.Claim(run)
-    claim.say("running", phase="fit", done=3, total=10, terms={"loss": 0.5}, left=70.0)
+    Claim(run).report("running", phase="fit", done=3, total=10, terms={"loss": 0.5}, remaining=70.0)
     log = results.scratch_dir(run) / "log"
     log.mkdir()
     (log / "1_0_log.out").write_text("first\nthe last line\n\n")
     row, idle = monitor.rows([run, other])
-    assert (row["state"], row["phase"], row["done"], row["total"]) == ("running", "fit", 3, 10)
-    assert row["last"] == "the last line"
-    assert row["terms"] == {"loss": 0.5}
-    assert 60 < row["left"] <= 70
-    assert idle == {"run": other.name, "state": "missing", "reason": ""}
+    assert (row.state, row.phase, row.done, row.total) == (State.RUNNING, "fit", 3, 10)
+    assert row.last == "the last line"
+    assert row.terms == {"loss": 0.5}
+    assert row.remaining is not None
+    assert 60 < row.remaining <= 70
+    assert idle.json_object() == {"run": other.name, "state": "missing", "reason": ""}
     console = Console(width=250, record=True)
     console.print(monitor.table([row, idle]))
-    drawn = console.export_text()
-    assert "fit 3/10" in drawn
-    assert "0:01:" in drawn
+    text = console.export_text()
+    assert "fit 3/10" in text
+    assert "0:01:" in text
 
 
 def test_a_collected_run_keeps_the_end_of_its_log(expand: Callable[..., list[Run]]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import psutil
 import pytest
 
-from benchmarks import results, status
+from benchmarks import results, status, status_file
 from benchmarks.arrays import Predictions
 from benchmarks.plan import Run
 from benchmarks.status import State
@@ -79,12 +79,12 @@ def test_a_record_that_is_cut_short_makes_its_run_stale_and_is_named() -> None:
 
 
 def test_a_run_is_running_while_its_process_lives() -> None:
-    status.report(RUN, "running")
+    status_file.report(RUN, "running")
     assert status.read_status(RUN).state is State.RUNNING
 
 
 def test_a_run_whose_process_is_gone_is_missing_and_says_so() -> None:
-    status.report(RUN, "running")
+    status_file.report(RUN, "running")
     path = results.scratch_dir(RUN) / "status.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"pid": 2**22 + 1}))
     assert status.read_status(RUN) == (
@@ -95,9 +95,12 @@ def test_a_run_whose_process_is_gone_is_missing_and_says_so() -> None:
 
 def test_a_process_number_that_another_program_got_is_not_taken_for_the_run() -> None:
     started = psutil.Process().create_time() - 60
-    assert not status.alive({"host": socket.gethostname(), "pid": os.getpid(), "process_started": started}, silent=0)
+    report = status_file.StatusReport(
+        run=RUN.name, state="running", host=socket.gethostname(), pid=os.getpid(), process_started=started
+    )
+    assert not status_file.is_alive(report, seconds_since_update=0)
 
 
 def test_a_failed_run_says_why() -> None:
-    status.report(RUN, "failed", error="the reason")
+    status_file.report(RUN, "failed", error="the reason")
     assert status.read_status(RUN) == (State.FAILED, "the reason")

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from benchmarks import disk, results
 from benchmarks.status import Busy
 from methods.base import InputError
 
@@ -61,7 +62,8 @@ def options(
 def main() -> None:
     """Entry point of `proctor`: bad input is reported without a traceback."""
     try:
-        app(standalone_mode=True)
+        with disk.explained(results.RESULTS):
+            app(standalone_mode=True)
     except InputError as error:
         console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)

@@ -24,7 +24,7 @@ from benchmarks.cli.app import (
     wide_console,
 )
 from benchmarks.plan import Run
-from benchmarks.status import State
+from benchmarks.status import State, Status
 
 
 @app.command()
@@ -41,7 +41,7 @@ def status(
     if watch:
         monitor.watch(entries, console)
     elif as_json:
-        print(json.dumps(monitor.rows(entries), indent=1))
+        print(json.dumps([row.json_object() for row in monitor.rows(entries)], indent=1))
     else:
         wide_console().print(monitor.table(monitor.rows(entries)))
         if unplanned := cleaning.unplanned(plan):
@@ -100,8 +100,8 @@ def run(
         if group.unsupported:
             results.group_dir(group.name).mkdir(parents=True, exist_ok=True)  # DVC expects the stage's output
     # One launch for the whole suite keeps every core busy; a run that failed in this pipeline run is not tried twice.
-    since = path.stat().st_mtime if planned else float("inf")
-    pending = [run for run in (plan if planned else chosen).runs if states.is_pending(run, since)]
+    planned_at = path.stat().st_mtime if planned else float("inf")
+    pending = [run for run in (plan if planned else chosen).runs if states.is_pending(run, failed_before=planned_at)]
     if pending:
         from benchmarks.execution.driver import launch
 
@@ -110,14 +110,19 @@ def run(
 
 
 def _collect(runs: list[Run]) -> None:
-    """Move finished runs to where they belong; say which did not finish."""
-    for entry in runs:
-        states.collect(entry)
-    failed = [entry for entry in runs if states.read_status(entry).state is not State.DONE]
-    for entry in failed:
-        typer.secho(f"failed {entry.name}: {states.read_status(entry).reason}", err=True, fg="red")
-        if tail := states.log_tail(entry, lines=15):
-            typer.echo(f"log: {states.log_dir(entry)}\n{tail}", err=True)
-    if failed:
-        say(f"{len(failed)} of {len(runs)} runs did not finish; the finished ones are kept. Start again to retry.")
+    """Move finished runs to their places; print which did not finish, those that failed alike in one message."""
+    unfinished = states.collect_finished(runs)
+    alike: dict[Status, list[Run]] = {}
+    for entry, reached in unfinished:
+        alike.setdefault(reached, []).append(entry)
+    for (state, reason), entries in alike.items():
+        subject = f"{len(entries)} runs" if len(entries) > 1 else entries[0].name
+        typer.secho(f"{state} {subject}: {reason}", err=True, fg="red")
+        if len(entries) > 1:
+            rest = ", …" if len(entries) > 3 else ""
+            typer.echo(f"runs: {', '.join(entry.name for entry in entries[:3])}{rest} (`proctor status`)", err=True)
+        if tail := states.log_tail(entries[0], lines=15):
+            typer.echo(f"log: {states.log_dir(entries[0])}\n{tail}", err=True)
+    if unfinished:
+        say(f"{len(unfinished)} of {len(runs)} runs did not finish; the finished ones are kept. Start again to retry.")
         raise typer.Exit(1)

@@ -13,7 +13,6 @@ from benchmarks import plan as plans
 from benchmarks import status as states
 from benchmarks.cli.app import SeedOption, SplitOption, app
 from benchmarks.schema import group_name
-from benchmarks.status import State
 from methods.base import InputError
 
 
@@ -30,11 +29,10 @@ def score(variant: str, dataset: str, protocol: str, split: SplitOption = None, 
     alone = split is not None or seed is not None
     plan = plans.make("", expand(values)) if alone else plans.read(results.RESULTS)
     chosen = plans.select(plan, variant=variant, dataset=dataset, protocol=protocol, split=split, seed=seed)
-    found = {run.name: states.read_status(run) for run in chosen.runs}
-    unfinished = [f"{name} is {state}{reason and f' ({reason})'}" for name, (state, reason) in found.items()
-                  if state is not State.DONE]  # fmt: skip
-    if unfinished:
-        raise InputError(f"{len(unfinished)} runs cannot be scored, such as {unfinished[0]}: `dvc repro` runs them.")
+    if unfinished := states.collect_finished(chosen.runs):  # a finished run may wait for its driver to collect it
+        run, (state, reason) = unfinished[0]
+        example = f"{run.name} is {state}{reason and f' ({reason})'}"
+        raise InputError(f"{len(unfinished)} runs cannot be scored, such as {example}: `dvc repro` runs them.")
     if alone:
         sys.stdout.write(scoring.score_runs(chosen.runs, values.conventions).to_csv(index=False))
     else:

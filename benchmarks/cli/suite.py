@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 import yaml
+from rich.markup import escape
 from rich.table import Table
 
 from benchmarks import params as parameters
@@ -68,13 +69,13 @@ def plan(
         plans.write(results.RESULTS, plans.make(values.suite, planned))
     rows = monitor.rows(planned)
     if as_json:
-        print(json.dumps([{key: row[key] for key in ("run", "state", "reason")} for row in rows], indent=1))
+        print(json.dumps([row.model_dump(include={"run", "state", "reason"}) for row in rows], indent=1))
     else:
         table = Table("run", "state", "reason")
         for row in rows:
-            table.add_row(row["run"], row["state"], row["reason"])
+            table.add_row(escape(row.run), row.state, escape(row.reason))
         wide_console().print(table, monitor.counts(rows))
-    pending = {row["run"] for row in rows if row["state"] in (State.MISSING, State.STALE, State.FAILED)}
+    pending = {row.run for row in rows if row.state in (State.MISSING, State.STALE, State.FAILED)}
     for sentence in forecast.sentences(
         [e for e in planned if isinstance(e, Run) and e.name in pending], values.executor
     ):

@@ -1,15 +1,15 @@
-"""What a launch will cost, before it is paid: time and disk by the records of earlier runs, and the job arrays."""
+"""What a launch will cost, in time and disk, by the records of earlier runs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from contextlib import suppress
 from statistics import mean
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from benchmarks import results
-from benchmarks.execution.executors import slurm as executors
-from benchmarks.params import Executor
+from benchmarks import records, results
+from benchmarks.execution import executors
+from benchmarks.params import Executor as Settings
 from benchmarks.plan import Run
 
 
@@ -24,41 +24,57 @@ class Forecast(NamedTuple):
 
 def forecast(pending: Sequence[Run]) -> Forecast:
     """By the mean of all records of a run's group, whatever their split, seed and fingerprint."""
-    records = {group: _records(group) for group in dict.fromkeys(run.group for run in pending)}
+    by_group = {group: _costs(group) for group in dict.fromkeys(run.group for run in pending)}
     seconds, size, peak = 0.0, 0.0, 0
     for run in pending:
-        if earlier := records[run.group]:
-            seconds += mean(record["provenance"]["wall_seconds"] for _, record in earlier)
-            size += mean(sum(path.stat().st_size for path in folder.rglob("*")) for folder, _ in earlier)
-            peak = max(peak, *(record["provenance"]["peak_device_memory_bytes"] or 0 for _, record in earlier))
-    return Forecast(seconds / 3600, round(size), peak, [group for group, found in records.items() if not found])
+        if costs := by_group[run.group]:
+            seconds += mean(cost.seconds for cost in costs)
+            size += mean(cost.bytes for cost in costs)
+            peak = max(peak, *(cost.peak_device_bytes for cost in costs))
+    return Forecast(seconds / 3600, round(size), peak, [group for group, costs in by_group.items() if not costs])
 
 
-def sentences(pending: Sequence[Run], executor: Executor) -> list[str]:
-    """The forecast in words; nothing if no run is pending."""
+def sentences(pending: Sequence[Run], settings: Settings) -> list[str]:
+    """The forecast in words; nothing if no run is pending.
+
+    Raises:
+        InputError: there is no such executor.
+    """
+    kind = executors.load(settings.name)
     if not pending:
         return []
-    cost = forecast(pending)
-    of = "GPU-hours" if executors.device(executor).startswith("cuda") else "CPU-slot hours"
-    known = len([run for run in pending if run.group not in cost.unknown])
-    said = []
+    executor, total = kind(settings), forecast(pending)
+    unit = "GPU-hours" if executor.device.startswith("cuda") else "CPU-slot hours"
+    known = len([run for run in pending if run.group not in total.unknown])
+    lines = []
     if known:
-        said.append(f"{known} runs: about {cost.hours:.2g} {of} and {cost.bytes / 2**30:.2g} GiB of predictions.")
-        if cost.peak_device_bytes:
-            said.append(f"Earlier runs took up to {cost.peak_device_bytes / 2**30:.1f} GiB of a GPU's memory.")
-    if cost.unknown:
-        rest = f" and {len(cost.unknown) - 3} more groups" if len(cost.unknown) > 3 else ""
-        said.append(
+        lines.append(f"{known} runs: about {total.hours:.2g} {unit} and {total.bytes / 2**30:.2g} GiB of predictions.")
+        if total.peak_device_bytes:
+            lines.append(f"Earlier runs took up to {total.peak_device_bytes / 2**30:.1f} GiB of a GPU's memory.")
+    if total.unknown:
+        rest = f" and {len(total.unknown) - 3} more groups" if len(total.unknown) > 3 else ""
+        lines.append(
             f"{len(pending) - known} runs: cost unknown, for there is no record yet of "
-            f"{', '.join(cost.unknown[:3])}{rest}; one run of each would tell (`proctor run --variant … --seed …`)."
+            f"{', '.join(total.unknown[:3])}{rest}; one run of each would tell (`proctor run --variant … --seed …`)."
         )
-    if executor.name == "slurm":
-        sizes = [len(part) for part in executors.arrays(pending, executor)]
-        said.append(f"SLURM: {len(sizes)} job arrays of {', '.join(map(str, sizes))} jobs.")
-    return said
+    return [*lines, *filter(None, [executor.forecast(pending)])]
 
 
-def _records(group: str) -> list[tuple[Path, dict[str, Any]]]:
-    paths = sorted(results.group_dir(group).glob("*/record.json"))
-    found = [(path.parent, results.read_json(path) or {}) for path in paths]
-    return [(folder, record) for folder, record in found if "wall_seconds" in record.get("provenance", {})]
+class _Cost(NamedTuple):
+    """What an earlier run took."""
+
+    seconds: float
+    bytes: int
+    peak_device_bytes: int
+
+
+def _costs(group: str) -> list[_Cost]:
+    """Of the stored runs of a group; damaged ones are left out."""
+    costs = []
+    for path in sorted(results.group_dir(group).glob("*/record.json")):
+        with suppress(ValueError):
+            made = records.read(path).provenance
+            if made.wall_seconds is not None:
+                size = sum(file.stat().st_size for file in path.parent.rglob("*"))
+                costs.append(_Cost(made.wall_seconds, size, made.peak_device_memory_bytes or 0))
+    return costs

@@ -1,65 +1,87 @@
-"""What every run of a suite is doing: rows for people and programs, read from the disk; SLURM is asked at most once."""
+"""What every run of a suite is doing: rows for people and programs, read from the disk."""
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from pydantic import BaseModel
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
-from benchmarks import status
-from benchmarks.execution.executors import slurm as executors
+from benchmarks.execution import executors
 from benchmarks.plan import Run, Unsupported
-from benchmarks.status import State, Status
+from benchmarks.status import State, Status, log_dir, read_status
+from benchmarks.status_file import read_report, seconds_since_update
 
-COLUMNS = ("run", "state", "job", "node", "elapsed", "progress", "loss", "left", "last")
+COLUMNS = ("run", "state", "job", "node", "elapsed", "progress", "loss", "remaining", "last")
 AT_WORK = (State.RUNNING, State.QUEUED)
+ORDER = (*AT_WORK, State.FAILED, State.STALE, State.MISSING, State.UNSUPPORTED, State.DONE)
 WATCH_SECONDS = 5
 
 
-def rows(entries: Iterable[Run | Unsupported]) -> list[dict[str, Any]]:
-    """One row per run, with its state, the reason, and, where a process has told it, these:
+class Row(BaseModel, frozen=True):
+    """What a run is doing. All but `run`, `state` and `reason` is None unless it is at work or has failed."""
 
-    `job` and `node`; `elapsed` seconds in all attempts; `phase`, `done` and `total` (epochs of a fit, images of a
-    prediction); `terms`, the loss terms and measures of the last epoch; `left`, the estimated seconds to the end of the
-    phase; `last`, the last line of the log.
-    """
-    listed = list(entries)
-    states = {e.name: status.read_status(e) for e in listed if isinstance(e, Run)}
-    lost = executors.losses([e for e in listed if isinstance(e, Run) and states[e.name].state in AT_WORK]) or {}
-    found = []
-    for entry in listed:
+    run: str
+    state: State
+    reason: str
+    job: str | None = None
+    node: str | None = None
+    elapsed: float | None = None  # seconds, in all attempts
+    phase: str | None = None
+    done: int | None = None  # epochs of a fit, images of a prediction
+    total: int | None = None
+    terms: dict[str, float] | None = None  # loss terms and measures of the last epoch
+    remaining: float | None = None  # estimated seconds to the end of the phase
+    last: str | None = None  # line of the log
+
+    def json_object(self) -> dict[str, Any]:
+        return self.model_dump(exclude_none=True)
+
+
+def rows(entries: Iterable[Run | Unsupported]) -> list[Row]:
+    """One row per run, or per group that cannot run. A cluster is asked at most once."""
+    entries = list(entries)
+    statuses = {entry.name: read_status(entry) for entry in entries if isinstance(entry, Run)}
+    at_work = [entry for entry in entries if isinstance(entry, Run) and statuses[entry.name].state in AT_WORK]
+    lost = executors.lost(at_work)
+    result = []
+    for entry in entries:
         if isinstance(entry, Unsupported):
-            found.append({"run": entry.group, "state": State.UNSUPPORTED.value, "reason": entry.reason})
-            continue
-        state = states[entry.name]
-        if entry.fingerprint in lost:
-            state = Status(State.MISSING, lost[entry.fingerprint].reason)
-        at_work = _at_work(entry) if state.state in (*AT_WORK, State.FAILED) else {}
-        found.append({"run": entry.name, "state": state.state.value, "reason": state.reason} | at_work)
-    return found
+            result.append(Row(run=entry.group, state=State.UNSUPPORTED, reason=entry.reason))
+        elif entry.fingerprint in lost:
+            result.append(_row(entry, Status(State.MISSING, lost[entry.fingerprint].reason)))
+        else:
+            result.append(_row(entry, statuses[entry.name]))
+    return result
 
 
-def _at_work(run: Run) -> dict[str, Any]:
-    report = status.read_report(run)
-    told = ("job", "node", "elapsed", "phase", "done", "total", "terms", "left")
-    row: dict[str, Any] = {key: report[key] for key in told if key in report}
-    row.setdefault("node", report.get("host"))
-    if report.get("state") == "running" and "elapsed" in report:
-        since = status.silence(run)
-        row["elapsed"] = round(report["elapsed"] + since, 1)
-        if report.get("left") is not None:
-            row["left"] = round(max(0.0, report["left"] - since), 1)
-    row["last"] = last_line(run)
-    return row
+def _row(run: Run, status: Status) -> Row:
+    row = Row(run=run.name, state=status.state, reason=status.reason)
+    report = read_report(run)
+    if report is None or status.state not in (*AT_WORK, State.FAILED):
+        return row
+    idle = seconds_since_update(run) if report.state == "running" else 0.0
+    fields: dict[str, Any] = {
+        "job": report.job,
+        "node": report.node or report.host,
+        "elapsed": round(report.elapsed + idle, 1) or None,
+        "last": last_line(run),
+    }
+    if report.phase is not None:
+        remaining = None if report.remaining is None else round(max(0.0, report.remaining - idle), 1)
+        fields |= report.model_dump(include={"phase", "done", "total", "terms"}) | {"remaining": remaining}
+    return row.model_copy(update=fields)
 
 
 def last_line(run: Run) -> str:
-    """The last line that a run's process has written, to either stream; empty if none."""
-    logs = sorted(status.log_dir(run).glob("*_log.*"), key=lambda path: path.stat().st_mtime)
+    """The last line that a run's process has written, to either stream; empty if there is none."""
+    logs = sorted(log_dir(run).glob("*_log.*"), key=lambda path: path.stat().st_mtime)
     for path in reversed(logs):
         with path.open("rb") as stream:
             stream.seek(max(0, path.stat().st_size - 2000))
@@ -69,40 +91,39 @@ def last_line(run: Run) -> str:
     return ""
 
 
-def table(found: Sequence[dict[str, Any]]) -> Table:
+def table(rows: Sequence[Row]) -> Table:
     """Runs at work first, then those that failed, then the others."""
-    order = [State.RUNNING, State.QUEUED, State.FAILED, State.STALE, State.MISSING, State.UNSUPPORTED, State.DONE]
-    drawn = Table(title=counts(found))
+    result = Table(title=counts(rows))
     for column in COLUMNS:
-        drawn.add_column(
+        result.add_column(
             column, no_wrap=column not in ("run", "loss"), overflow="ellipsis" if column == "last" else "fold"
         )
-    for row in sorted(found, key=lambda row: order.index(State(row["state"]))):
-        shown = row | {
-            "elapsed": _clock(row.get("elapsed")),
-            "left": _clock(row.get("left")),
-            "progress": f"{row['phase']} {row['done']}/{row['total']}" if "phase" in row else "",
-            "loss": " ".join(f"{name} {value:.4g}" for name, value in row.get("terms", {}).items()),
-            "last": row["reason"] if row["state"] not in AT_WORK else row.get("last"),
+    for row in sorted(rows, key=lambda row: ORDER.index(row.state)):
+        cells = row.json_object() | {
+            "elapsed": _clock(row.elapsed),
+            "remaining": _clock(row.remaining),
+            "progress": f"{row.phase} {row.done}/{row.total}" if row.phase else "",
+            "loss": " ".join(f"{name} {value:.4g}" for name, value in (row.terms or {}).items()),
+            "last": row.last if row.state in AT_WORK else row.reason,
         }
-        drawn.add_row(*(str(shown.get(column) or "") for column in COLUMNS))
-    return drawn
+        result.add_row(*(escape(str(cells.get(column) or "")) for column in COLUMNS))
+    return result
 
 
-def counts(found: Sequence[dict[str, Any]]) -> str:
+def counts(rows: Sequence[Row]) -> str:
     """How many runs are in which state, in words."""
-    numbers = {state.value: sum(row["state"] == state for row in found) for state in State}
-    return ", ".join(f"{number} {state}" for state, number in numbers.items() if number)
+    numbers = Counter(row.state for row in rows)
+    return ", ".join(f"{numbers[state]} {state}" for state in State if numbers[state])
 
 
 def watch(entries: Sequence[Run | Unsupported], console: Console) -> None:
     """Keep the table on the screen until no run is at work."""
-    found = rows(entries)
-    with Live(table(found), console=console, auto_refresh=False) as live:
-        while any(row["state"] in AT_WORK for row in found):
+    current = rows(entries)
+    with Live(table(current), console=console, auto_refresh=False) as live:
+        while any(row.state in AT_WORK for row in current):
             time.sleep(WATCH_SECONDS)
-            found = rows(entries)
-            live.update(table(found), refresh=True)
+            current = rows(entries)
+            live.update(table(current), refresh=True)
 
 
 def _clock(seconds: float | None) -> str:

@@ -1,4 +1,4 @@
-"""What a job does: carry out a run, and say in its status file how it goes."""
+"""What a process does: execute a run, and report its progress in the status file."""
 
 from __future__ import annotations
 
@@ -21,73 +21,64 @@ from typing import Any
 import platformdirs
 import torch
 
-from benchmarks import datasets, fingerprint, protocols, results, status
+from benchmarks import datasets, disk, fingerprint, protocols, results, status
 from benchmarks.datasets.base import Dataset
 from benchmarks.execution.fit_predict import ProbeImages, fit_and_predict
 from benchmarks.plan import Run
 from benchmarks.protocols.base import Split
+from benchmarks.status_file import Claim, Place, Superseded
 from methods.base import InputError, Progress, TestEvaluation
 
 
-def execute(run: Run, device: str, threads: int, cache_gib: float) -> None:
-    """Carry a run from its data to its stored result. What it does, and how it fails, is in its status file.
+def execute(run: Run, device: str, threads: int, cache_gib: float, place: Place | None = None) -> None:
+    """Execute a run, from its data to its stored result. Its progress, and why it failed, are in its status file.
+
+    Args:
+        cache_gib: memory for teacher features.
+        place: where this process runs, for the status file.
 
     Raises:
-        status.Superseded: another process has claimed the run meanwhile.
+        Superseded: another process has claimed the run meanwhile.
         Exception: whatever the method raised, once it is in the status file.
     """
     if status.read_status(run).state is status.State.DONE:  # by a process that was considered dead
         return
     torch.set_num_threads(threads)
-    claim = status.Claim(run, **_place())
+    claim = Claim(run, place)
     try:
-        _refuse_drift(run)
-        _execute(run, device, cache_gib, claim)
-    except status.Superseded:
+        _refuse_changes(run)
+        with disk.explained(results.scratch_dir(run)):
+            _execute(run, device, cache_gib, claim)
+    except Superseded:
         raise
-    except Exception as error:  # an interrupt is none: such a run resumes
+    except Exception as error:  # not an interrupt: such a run resumes
         message = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
         claim.report("failed", error=message, traceback=traceback.format_exc())
         raise
 
 
-def _place() -> dict[str, Any]:
-    """Where this process runs: its SLURM job, how often SLURM put that back, its node, the GPU that it was given."""
-    variables = os.environ
-    place: dict[str, Any] = {}
-    if "SLURM_JOB_ID" in variables and variables.get("SUBMITIT_EXECUTOR") == "slurm":
-        element = (
-            "{SLURM_ARRAY_JOB_ID}_{SLURM_ARRAY_TASK_ID}" if "SLURM_ARRAY_JOB_ID" in variables else "{SLURM_JOB_ID}"
-        )
-        place = {"job": element.format_map(variables), "node": variables.get("SLURMD_NODENAME", platform.node())}
-        place["restarts"] = int(variables.get("SLURM_RESTART_COUNT", 0))
-    if variables.get("CUDA_VISIBLE_DEVICES"):
-        place["gpu"] = variables["CUDA_VISIBLE_DEVICES"]
-    return place
-
-
-def _refuse_drift(run: Run) -> None:
-    """What runs must be what was planned: between the two, files may have been edited."""
+def _refuse_changes(run: Run) -> None:
+    """What is executed must be what was planned: between the two, files may have been edited."""
     if changed := fingerprint.changed_parts(run):
         raise InputError(
             f"changed since this run was planned: {', '.join(changed)}. Start again, and it is planned as it is now."
         )
 
 
-def _progress(claim: status.Claim) -> Callable[[Progress], None]:
-    """Report progress with the seconds that are left of its phase, by the pace since this process began with it."""
+def _progress(claim: Claim) -> Callable[[Progress], None]:
+    """Report progress with the remaining seconds of its phase, by the pace since this process entered the phase."""
     first: dict[str, tuple[int, float]] = {}  # by phase: what was done at its first report, and when
 
     def report(progress: Progress) -> None:
         done, when = first.setdefault(progress.phase, (progress.done, time.monotonic()))
         pace = (time.monotonic() - when) / (progress.done - done) if progress.done > done else None
-        left = None if pace is None else round(pace * (progress.total - progress.done), 1)
-        claim.report("running", **progress._asdict(), left=left)
+        remaining = None if pace is None else round(pace * (progress.total - progress.done), 1)
+        claim.report("running", **progress._asdict(), remaining=remaining)
 
     return report
 
 
-def _execute(run: Run, device: str, cache_gib: float, claim: status.Claim) -> None:
+def _execute(run: Run, device: str, cache_gib: float, claim: Claim) -> None:
     if device.startswith("cuda"):
         _require_gpu()
         torch.cuda.reset_peak_memory_stats(device)
@@ -105,11 +96,11 @@ def _execute(run: Run, device: str, cache_gib: float, claim: status.Claim) -> No
         evaluate_test=_test_evaluation(dataset, split) if run.evaluate_every else None,
         probes=_probes(run, dataset, split) if run.interference else {},
     )
-    claim.report("running", phase="store", done=0, total=1, terms={})
+    claim.report("running", phase="store", done=0, total=1)
     attempts = {
-        "job": claim.facts.get("job"),
-        "attempts": claim.facts["attempts"],
-        "queue_seconds": claim.facts["waited"],
+        "job": claim.place.job,
+        "attempts": claim.attempts,
+        "queue_seconds": claim.queue_seconds,
         "wall_seconds": round(claim.elapsed, 3),
     }
     provenance = _provenance(device) | attempts | outcome.timing
@@ -169,7 +160,7 @@ def _provenance(device: str) -> dict[str, Any]:
 
 
 def _output(*command: str) -> str:
-    """What a program prints; empty if it fails or is not installed, as git may be on a node."""
+    """What a program prints; empty if it fails or is not installed, as git may not be on a node."""
     if shutil.which(command[0]) is None:
         return ""
     answer = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)

@@ -31,7 +31,6 @@ from benchmarks.datasets.mvtec_ad_2 import MVTecAD2
 from benchmarks.datasets.mvtec_loco import MVTecLOCO
 from benchmarks.metrics.conventions import fit_maps
 from benchmarks.plan import Run
-from benchmarks.status import State
 from methods.base import InputError
 from methods.components.atomic import replacing
 
@@ -56,10 +55,8 @@ def export(runs: Sequence[Run], out: Path, threshold: str = REFERENCE_RULE) -> i
     """
     if out.exists():
         raise InputError(f"{out} exists already. Delete it, or choose another --out.")
-    for run in runs:
-        state, reason = status.read_status(run)
-        if state is not State.DONE:
-            raise InputError(f"{run.name} is {state}{reason and f' ({reason})'}. Run `dvc repro` to finish it.")
+    for run, (state, reason) in status.collect_finished(runs):
+        raise InputError(f"{run.name} is {state}{reason and f' ({reason})'}: `dvc repro` finishes it.")
     dataset = datasets.load(runs[0].dataset, runs[0].root, runs[0].categories)
     if not isinstance(dataset, MVTecAD | MVTecLOCO | MVTecAD2):
         known = ", ".join(kind.title for kind in (MVTecAD, MVTecLOCO, MVTecAD2))

@@ -4,9 +4,10 @@ Both are stored in files that all runs on this revision of a data set share, one
 written whole under another name, then renamed, and ends in a CRC-32 of its array: a damaged one is detected and
 computed again.
 
-Features take at most `context.cache_gib` of memory, and on disk at most half of the free space. On a CPU they are
-always stored on disk as well if there is a cache folder; on a GPU they are kept in its memory or computed again at each
-step, since reading them from disk is slower than the teacher.
+Features take at most `context.cache_gib` of memory, and on disk at most half of what is free there. On a CPU they
+are always kept on disk too when there is a folder for them; on a GPU they are kept in its memory or computed anew at
+each step, since reading them from disk is slower than the teacher. Where the folder cannot be written, images are kept
+in memory, and features too as far as `context.cache_gib` allows.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Protocol
@@ -28,7 +30,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from methods.base import Context, InputError, Sample
+from methods.base import Context, Sample
 from methods.components.atomic import replacing
 
 logger = logging.getLogger(__name__)
@@ -45,6 +47,10 @@ class Network(Protocol):
     def normalise(self, images: Tensor) -> Tensor: ...
 
     def __call__(self, images: Tensor) -> list[Tensor]: ...
+
+
+class CacheError(OSError):
+    """The folder of the cache cannot be written."""
 
 
 class Rows:
@@ -129,9 +135,10 @@ class Features:
         if self.device.type == "cuda":
             in_memory = in_memory and needed < torch.cuda.mem_get_info(self.device)[0] / 2
             folder = None
-        elif folder and needed > _free_bytes(folder) / 2:
-            logger.warning("Features of %d images are not stored in %s: they would fill half of it.",
-                           len(samples), folder)  # fmt: skip
+        elif folder and (free := _free_bytes(folder)) is not None and needed > free / 2:
+            logger.warning(
+                "Features of %d images are not kept in %s: they would fill half of it.", len(samples), folder
+            )
             folder = None
         if not (in_memory or folder):
             return None
@@ -144,13 +151,20 @@ class Features:
 
         size = self.images.arrays[0].shape[-1]
         name = f"{size}-{hashlib.sha256(str(self.network.digest).encode()).hexdigest()[:16]}"
-        rows = _load_or_compute(samples, folder, name, np.dtype(np.float32), (length,), compute)
+        try:
+            rows = _load_or_compute(samples, folder, name, np.dtype(np.float32), (length,), compute, in_memory)
+        except CacheError:
+            return None
         return rows.to(self.device) if in_memory and (folder or self.device.type == "cuda") else rows
 
 
-def _free_bytes(folder: Path) -> int:
-    folder.mkdir(parents=True, exist_ok=True)
-    return shutil.disk_usage(folder).free
+def _free_bytes(folder: Path) -> int | None:
+    """Free bytes; None if the folder cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None
 
 
 def _load_or_compute(
@@ -160,8 +174,13 @@ def _load_or_compute(
     dtype: np.dtype,
     shape: tuple[int, ...],
     compute: Callable[[list[Sample]], Iterable[np.ndarray]],
+    in_memory: bool = True,
 ) -> Rows:
-    """Rows of this shape for all samples, from one file per category and split if there is a folder."""
+    """Rows of this shape for all samples, from a file for each category and split where there is a folder.
+
+    Raises:
+        CacheError: the folder cannot be written, and the rows may not be kept in memory.
+    """
 
     def split_of(key: str) -> str:
         return key.rpartition("/")[0].replace("/", "-")  # "bottle-train"
@@ -178,17 +197,23 @@ def _load_or_compute(
             path = folder / split / f"{name}-{keys_digest}.npy"
             array = _read(path, dtype, (len(group), *shape))
             if array is None:
-                _write(path, dtype, (len(group), *shape), compute(group))
-                array = np.load(path, mmap_mode="c")
-        else:
+                try:
+                    _write(path, dtype, (len(group), *shape), compute(group))
+                    array = np.load(path, mmap_mode="c")
+                except CacheError as error:
+                    _warn(str(error))
+                    if not in_memory:
+                        raise
+                    folder = None
+        if not folder:
             array = np.concatenate(list(compute(group)))
         arrays.append(torch.from_numpy(array))
     return Rows(arrays, [locations[sample.key] for sample in samples])
 
 
 def _read(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The array in a file, memory-mapped; None if the file is missing or damaged."""
-    if not path.exists():
+    """The array in a file, memory-mapped; None if the file is absent, damaged or may not be read."""
+    if not os.path.exists(path):  # which raises nothing where a folder may not be read, unlike Path.exists
         return None
     try:
         array = np.load(path, mmap_mode="c")  # copy on write: torch requires writable memory
@@ -204,7 +229,11 @@ def _read(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray | N
 
 
 def _write(path: Path, dtype: np.dtype, shape: tuple[int, ...], blocks: Iterable[np.ndarray]) -> None:
-    """Write an array block by block, so that it need not fit in memory, and its checksum."""
+    """Write an array block by block.
+
+    Raises:
+        CacheError: the disk is full or the folder may not be written.
+    """
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     try:
         with replacing(path) as partial, partial.open("wb") as stream:
@@ -218,4 +247,10 @@ def _write(path: Path, dtype: np.dtype, shape: tuple[int, ...], blocks: Iterable
             stream.flush()
             os.fsync(stream.fileno())
     except OSError as error:
-        raise InputError(f"The cache {path} cannot be written ({error}). Free some space there.") from error
+        raise CacheError(f"The cache {path.parent.parent} cannot be written: {error.strerror or error}.") from error
+
+
+@cache
+def _warn(message: str) -> None:
+    """Warn once of the same thing."""
+    logger.warning("%s Nothing is kept there; make room, or make it writable, for speed.", message)

@@ -1,0 +1,44 @@
+"""Errors of the disk with their cure: a full disk, or a folder that cannot be written. A leaf."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from methods.base import InputError
+
+CURES = {
+    errno.ENOSPC: "Make room",
+    errno.EDQUOT: "Make room",
+    errno.EACCES: "Change its owner or permissions",
+    errno.EPERM: "Change its owner or permissions",
+    errno.EROFS: "Mount it writable",
+}
+
+
+@contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """Raise a full disk or a refused access as an `InputError` that names the place, the free space and the cure.
+
+    Args:
+        folder: what is being written, for errors that do not name a file.
+
+    Raises:
+        InputError: the disk is full, or the access is refused.
+        OSError: any other one, unchanged.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in CURES:
+            raise
+        path = Path(error.filename or folder).absolute()
+        existing = next(parent for parent in (path, *path.parents) if parent.exists())
+        raise InputError(
+            f"{path}: {error.strerror} ({shutil.disk_usage(existing).free >> 20} MiB are free there). "
+            f"{CURES[error.errno]} and run the same command again: finished runs are kept, and interrupted ones "
+            "continue from their last checkpoint."
+        ) from error
