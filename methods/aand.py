@@ -166,12 +166,11 @@ Answering = Callable[[Tensor], tuple[list[Tensor], list[Answer]]]
 
 def _answering(teacher: Teacher, network: Amplification, context: Context) -> Answering:
     """From (B, 3, s, s) uint8 images to the teacher's features and the amplifiers' answers, both float32."""
-    forward = torch.compile(network) if context.compile else network
 
     def answer(images: Tensor) -> tuple[list[Tensor], list[Answer]]:
         features = teacher(teacher.normalise(images))
         with torch.autocast(images.device.type, DTYPES[context.precision], enabled=context.precision != "float32"):
-            return features, forward(features)
+            return features, network(features)
 
     return answer
 

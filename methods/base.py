@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +30,21 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     names = list(known)
     near = get_close_matches(str(name), names, 1)
     return f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(names) or 'none'}."
+
+
+def expand_path(path: str | Path) -> Path:
+    """A path with `~`, `$NAME` and `${NAME}` replaced.
+
+    Raises:
+        InputError: an environment variable is not set.
+
+    >>> expand_path("/data/toy")
+    PosixPath('/data/toy')
+    """
+    expanded = os.path.expanduser(os.path.expandvars(path))
+    if unset := re.search(r"\$(\w+|\{\w+\})", expanded):
+        raise InputError(f"{path}: the environment variable {unset[0].strip('${}')} is not set")
+    return Path(expanded)
 
 
 @dataclass(frozen=True)
@@ -78,7 +95,6 @@ class Context:
         device: a torch device string.
         precision: of the student's forward and backward pass; anything but float32 is autocast.
         channels_last: memory format of images and student.
-        compile: pass the student through torch.compile.
         deterministic: ask torch for deterministic algorithms.
         weights: local weight files by teacher name; teachers not named here come from the hub.
         cache: a folder that belongs to this revision of the data set, shared by all runs; None: no disk cache.
@@ -95,7 +111,6 @@ class Context:
     device: str = "cpu"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     channels_last: bool = False
-    compile: bool = False
     deterministic: bool = True
     weights: Mapping[str, Path] = field(default_factory=dict)
     cache: Path | None = None

@@ -115,10 +115,9 @@ class Distillation(Method):
         }
         if context.channels_last:
             self.student_ = self.student_.to(memory_format=torch.channels_last)
-        forward = torch.compile(self.student_) if context.compile else self.student_
 
         def terms(batch: Sequence[int]) -> dict[str, Tensor]:
-            return self.loss_terms(*inputs.pair([trained[index] for index in batch], forward))
+            return self.loss_terms(*inputs.pair([trained[index] for index in batch], self.student_))
 
         further = _Inputs(self, validation, context) if validation else None
 

@@ -16,7 +16,6 @@ import logging
 import math
 import os
 import shutil
-import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +29,7 @@ from PIL import Image
 from torch import Tensor
 
 from methods.base import Context, InputError, Sample
+from methods.components.atomic import replacing
 
 logger = logging.getLogger(__name__)
 FEATURE_BATCH = 16
@@ -194,11 +194,9 @@ def _opened(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray |
 
 
 def _write(path: Path, dtype: np.dtype, shape: tuple[int, ...], blocks: Iterable[np.ndarray]) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as stream:
+        with replacing(path) as partial, partial.open("wb") as stream:
             np.lib.format.write_array_header_1_0(stream, header)
             mark = 0
             for block in blocks:
@@ -208,8 +206,5 @@ def _write(path: Path, dtype: np.dtype, shape: tuple[int, ...], blocks: Iterable
             stream.write(mark.to_bytes(4, "little"))  # behind the array: numpy does not look there
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(temporary, path)
     except OSError as error:
         raise InputError(f"The cache {path} cannot be written ({error}). Make room there.") from error
-    finally:
-        temporary.unlink(missing_ok=True)

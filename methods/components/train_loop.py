@@ -6,7 +6,6 @@ import logging
 import os
 import random
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.base import Context, InputError, Progress
+from methods.components.atomic import replacing
 
 logger = logging.getLogger(__name__)
 CHECKPOINT_SECONDS = 60
@@ -162,10 +162,7 @@ def _resume(checkpoint: Path | None, identity: str) -> dict[str, Any] | None:
 
 
 def _save(checkpoint: Path, state: dict[str, Any]) -> None:
-    """Write whole under another name, then rename: a checkpoint is never half a file, whoever else writes one."""
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    for left in checkpoint.parent.glob(f"{checkpoint.name}.*"):  # by a process that was killed
+    for left in checkpoint.parent.glob(f".*.{checkpoint.name}"):  # by a process that was killed
         left.unlink(missing_ok=True)
-    temporary = checkpoint.with_name(f"{checkpoint.name}.{uuid.uuid4().hex}")
-    torch.save(state, temporary)
-    os.replace(temporary, checkpoint)
+    with replacing(checkpoint) as partial:
+        torch.save(state, partial)
