@@ -31,6 +31,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$")]
 Names = Annotated[list[Name], DISTINCT]
 Count = Annotated[int, Field(ge=0, strict=True)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Scalar = Annotated[Any, AfterValidator(_scalar)]
 Ratio = Annotated[Number, Field(gt=0, lt=1)]
 ExpandedPath = Annotated[Path, AfterValidator(expand_path)]  # `~`, `$NAME` and `${NAME}` are replaced
 
@@ -74,7 +75,7 @@ class Executor(Resources):
     resources: dict[str, Resources] = {}  # for groups (VARIANT-DATASET-PROTOCOL) that match a pattern; later ones win
     slurm_setup: list[str] = []  # shell commands before a job's Python: `module load cuda`, `source …`
     slurm_python: str | None = None  # how a job starts Python: `apptainer exec --nv lab.sif python`; None: as here
-    slurm_additional: dict[str, Annotated[Any, AfterValidator(_scalar)]] = {}  # further options of sbatch: `{qos: long, constraint: a100}`
+    slurm_additional: dict[str, Scalar] = {}  # further options of sbatch: `{qos: long, constraint: a100}`
 
     def for_group(self, group: str) -> Executor:
         """These settings, with those that `resources` has for a group."""
@@ -191,7 +192,7 @@ def _messages(error: ValidationError) -> Iterator[str]:
             wrong.setdefault((name, expected), []).append(_short.repr(value))
     if missing:
         verb = "is" if len(missing) == 1 else "are"
-        yield f"{', '.join(missing)} {verb} missing (`benchmarks/suites/toy.yaml` has every entry and its meaning)."
+        yield f"{', '.join(missing)} {verb} missing (`benchmarks/suites/toy.yaml` shows and explains them)."
     for hint, names in unknown.items():
         yield f"unknown {'entry' if len(names) == 1 else 'entries'} {', '.join(names)}. {hint}"
     for (name, expected), values in wrong.items():

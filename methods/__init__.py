@@ -20,7 +20,7 @@ def load(name: str) -> type[Method]:
     Raises:
         InputError: there is no such file, or it defines no method.
     """
-    if name not in {module.name for module in pkgutil.iter_modules(__path__)}:
+    if name not in _files():
         raise InputError(f"There is no method {name!r}. {did_you_mean(name, names())} A new one is methods/{name}.py.")
     found = _defined_in(import_module(f"methods.{name}"))
     if len(found) != 1:
@@ -28,10 +28,14 @@ def load(name: str) -> type[Method]:
     return found[0]
 
 
+def is_method(name: str) -> bool:
+    """Whether `methods/<name>.py` is there and defines a method."""
+    return name in _files() and bool(_defined_in(import_module(f"methods.{name}")))
+
+
 def names() -> list[str]:
     """All methods, sorted."""
-    modules = sorted(module.name for module in pkgutil.iter_modules(__path__))
-    return [name for name in modules if _defined_in(import_module(f"methods.{name}"))]
+    return [name for name in sorted(_files()) if is_method(name)]
 
 
 def hyper_parameters(method: type[Method]) -> list[str]:
@@ -58,6 +62,10 @@ def create(name: str, **values: Any) -> Method:
             raise InputError(f"Method {name!r}, {key}={value!r}: {complaints}.") from None
         checked[key] = expand_path(validated) if isinstance(validated, Path) else validated
     return method(**checked)
+
+
+def _files() -> set[str]:
+    return {module.name for module in pkgutil.iter_modules(__path__)}
 
 
 def _defined_in(module: ModuleType) -> list[type[Method]]:

@@ -19,8 +19,8 @@ class InputError(ValueError):
     """Bad input. The message names the file, the value and what to do."""
 
 
-def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the nearest known name, else all of them.
+def did_you_mean(name: object, known: Iterable[str], otherwise: str = "") -> str:
+    """The end of a message about an unknown name: the nearest known name, else `otherwise`, else all of them.
 
     >>> did_you_mean("one_clas", ["one_class", "multi_class"])
     "Did you mean 'one_class'?"
@@ -29,7 +29,7 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     """
     names = list(known)
     near = get_close_matches(str(name), names, 1)
-    return f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(names) or 'none'}."
+    return f"Did you mean {near[0]!r}?" if near else otherwise or f"Known: {', '.join(names) or 'none'}."
 
 
 def expand_path(path: str | Path) -> Path:

@@ -127,7 +127,7 @@ def test_the_record_holds_a_loss_for_every_epoch(name: str) -> None:
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"batch_sise": 4}, "did you mean 'batch_size'"),
+        ({"batch_sise": 4}, "Did you mean 'batch_size'"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"batch_size": "many"}, "batch_size='many'"),
         ({"image_size": 100}, "image_size=100"),
@@ -141,7 +141,7 @@ def test_a_wrong_hyper_parameter_is_refused_before_training(name: str, values: d
 
 
 def test_an_unknown_method_is_answered_with_the_nearest_name() -> None:
-    with pytest.raises(InputError, match="There is no method 'rdd': did you mean 'rd'"):
+    with pytest.raises(InputError, match="There is no method 'rdd'. Did you mean 'rd'"):
         methods.load("rdd")
 
 

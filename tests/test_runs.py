@@ -146,11 +146,11 @@ def test_a_changed_file_in_a_folder_that_a_hyper_parameter_names_makes_its_runs_
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"methods": ["brigth"]}, "did you mean 'bright'"),
-        ({"variants": {"dim": {"method": "dim", "scales": 2}}}, "did you mean 'scale'"),
+        ({"methods": ["brigth"]}, "Did you mean 'bright'"),
+        ({"variants": {"dim": {"method": "dim", "scales": 2}}}, "Did you mean 'scale'"),
         (
             {"hyper_parameters": {"scal": 2.0}},
-            "no method of the suite has the hyper-parameter 'scal'; Did you mean 'scale'",
+            "no method of the suite has the hyper-parameter 'scal'. Did you mean 'scale'",
         ),
         ({"datasets": ["toi"]}, "Did you mean 'toy'"),
         ({"protocols": ["one_clas"]}, "one_class"),

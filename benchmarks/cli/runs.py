@@ -12,6 +12,7 @@ from benchmarks import plan as plans
 from benchmarks import results
 from benchmarks import status as states
 from benchmarks.cli.app import (
+    RUNS,
     DatasetOption,
     JsonOption,
     ProtocolOption,
@@ -25,9 +26,10 @@ from benchmarks.cli.app import (
 )
 from benchmarks.plan import Run
 from benchmarks.status import State
+from benchmarks.wording import counted
 
 
-@app.command()
+@app.command(rich_help_panel=RUNS)
 def status(
     watch: Annotated[bool, typer.Option(help="Keep it on the screen until no run is at work.")] = False,
     as_json: JsonOption = False,
@@ -44,7 +46,7 @@ def status(
         wide_console().print(monitor.table(monitor.rows(entries)))
 
 
-@app.command()
+@app.command(rich_help_panel=RUNS)
 def retry() -> None:
     """Execute again what failed among the planned runs, and nothing else; `dvc repro` then finds the results."""
     from benchmarks.execution.driver import launch
@@ -56,7 +58,7 @@ def retry() -> None:
     _collect(failed)
 
 
-@app.command()
+@app.command(rich_help_panel=RUNS)
 def run(
     variant: VariantOption = None,
     dataset: DatasetOption = None,
@@ -97,5 +99,6 @@ def _collect(runs: list[Run]) -> None:
         if tail := states.log_tail(entry, lines=15):
             typer.echo(f"log: {states.log_dir(entry)}\n{tail}", err=True)
     if failed:
-        say(f"{len(failed)} of {len(runs)} runs did not finish; the finished ones are kept. Start again to retry.")
+        number = f"{len(failed)} of {counted(len(runs), 'run')}"
+        say(f"{number} did not finish; the finished ones are kept. Start again to retry.")
         raise typer.Exit(1)

@@ -11,6 +11,7 @@ from benchmarks import results
 from benchmarks.execution.executors import slurm as executors
 from benchmarks.params import Executor
 from benchmarks.plan import Run
+from benchmarks.wording import counted
 
 
 class Forecast(NamedTuple):
@@ -43,18 +44,20 @@ def sentences(pending: Sequence[Run], executor: Executor) -> list[str]:
     known = len([run for run in pending if run.group not in cost.unknown])
     said = []
     if known:
-        said.append(f"{known} runs: about {cost.hours:.2g} {of} and {cost.bytes / 2**30:.2g} GiB of predictions.")
+        said.append(
+            f"{counted(known, 'run')}: about {cost.hours:.2g} {of} and {cost.bytes / 2**30:.2g} GiB of predictions."
+        )
         if cost.peak_device_bytes:
             said.append(f"Earlier runs took up to {cost.peak_device_bytes / 2**30:.1f} GiB of a GPU's memory.")
     if cost.unknown:
-        rest = f" and {len(cost.unknown) - 3} more groups" if len(cost.unknown) > 3 else ""
+        rest = f" and {counted(len(cost.unknown) - 3, 'more group')}" if len(cost.unknown) > 3 else ""
         said.append(
-            f"{len(pending) - known} runs: cost unknown, for there is no record yet of "
-            f"{', '.join(cost.unknown[:3])}{rest}; one run of each would tell (`proctor run --variant … --seed …`)."
+            f"{counted(len(pending) - known, 'run')}: cost unknown, because there is no record yet of "
+            f"{', '.join(cost.unknown[:3])}{rest}; one run of each would give it (`proctor run --variant … --seed …`)."
         )
     if executor.name == "slurm":
         sizes = [len(part) for part in executors.arrays(pending, executor)]
-        said.append(f"SLURM: {len(sizes)} job arrays of {', '.join(map(str, sizes))} jobs.")
+        said.append(f"SLURM: {counted(len(sizes), 'job array')} of {', '.join(map(str, sizes))} jobs.")
     return said
 
 
