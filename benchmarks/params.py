@@ -184,7 +184,7 @@ def _messages(error: ValidationError) -> Iterator[str]:
         elif value is None:
             wrong[name, "has no value: give it one, or remove it"] = []
         elif kind == "value_error":
-            wrong[name, str(entry["ctx"]["error"])] = []
+            wrong[name, str(entry["ctx"]["error"]).rstrip(".")] = []
         elif kind in ("too_short", "string_too_short"):
             wrong[name, "is empty"] = []
         else:

@@ -106,9 +106,14 @@ def _check_teachers(ready: Sequence[ReadyVariant], params: Params) -> None:
     """Weights that are missing or of another architecture are refused here, not in every job."""
     from methods.components import teachers  # timm takes seconds to import
 
+    files = params.weight_files
     for teacher in dict.fromkeys(variant.teacher for variant in ready):
+        if teacher in params.pretrain and not files[teacher].exists():
+            raise InputError(
+                f"{files[teacher]} is missing: `proctor pretrain {teacher}` makes it, as does `dvc repro`."
+            )
         if teacher:
-            teachers.load(teacher, params.weight_files)
+            teachers.load(teacher, files)
 
 
 def _dataset(name: str, params: Params, shared: fingerprint.Shared) -> Dataset:

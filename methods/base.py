@@ -43,7 +43,7 @@ def expand_path(path: str | Path) -> Path:
     """
     expanded = os.path.expanduser(os.path.expandvars(path))
     if unset := re.search(r"\$(\w+|\{\w+\})", expanded):
-        raise InputError(f"{path}: the environment variable {unset[0].strip('${}')} is not set")
+        raise InputError(f"{path}: the environment variable {unset[0].strip('${}')} is not set.")
     return Path(expanded)
 
 

@@ -141,7 +141,7 @@ def test_a_wrong_hyper_parameter_is_refused_before_training(name: str, values: d
 
 
 def test_an_unknown_method_is_answered_with_the_nearest_name() -> None:
-    with pytest.raises(InputError, match="There is no method 'rdd'. Did you mean 'rd'"):
+    with pytest.raises(InputError, match=r"There is no method 'rdd'\. Did you mean 'rd'"):
         methods.load("rdd")
 
 

@@ -48,4 +48,3 @@ def test_a_wrong_name_is_refused_before_any_training(
 ) -> None:
     with pytest.raises(InputError, match=says):
         expand(**changes)
-
