@@ -32,8 +32,8 @@ class Shared:
         self.dataset: Callable[..., Dataset] = cache(datasets.load)
         self.splits: Callable[[str, Dataset, int], list[Split]] = cache(protocols.splits)
         self.revision: Callable[[Dataset, tuple[str, ...]], str] = cache(lambda data, names: data.revision(names))
-        self.code: Callable[[str], str] = cache(lambda module: digest(sources(module)))
-        self.folder: Callable[[Path], str] = cache(lambda folder: digest(_contents(folder)))
+        self.code: Callable[[str], str] = cache(_code)
+        self.contents: Callable[[Path], str] = cache(lambda path: digest(_contents(path)))
         self.teacher: Callable[[str, Path | None], str] = cache(_teacher)
 
     def dataset_of(self, run: Run) -> Dataset:
@@ -52,30 +52,32 @@ def parts(run: Run, shared: Shared) -> dict[str, str]:
     split = next((s for s in shared.splits(run.protocol, dataset, run.seed) if s.name == run.split), None)
     if split is None:
         raise InputError(f"{run.name}: {dataset.root} has no split {run.split!r} under {run.protocol} any more.")
-    keys = [[item.key for item in items] for items in (split.train, split.validation, *split.test.values())]
+    images = [split.train, split.validation, *split.test.values()]
+    categories = tuple(dict.fromkeys(item.category for items in images for item in items))
+    settings = {name: value for name, value in asdict(method).items() if not isinstance(value, Path)}
     teacher = getattr(method, "teacher", None)
     return {
         "method code": shared.code(type(method).__module__),
-        "hyper-parameters": digest(asdict(method)),
+        "hyper-parameters": digest(settings),
         "teacher": shared.teacher(teacher, _weights(run, teacher)) if teacher else "none",
         "compute": digest(run.compute),
         "execution code": digest([shared.code(module) for module in CODE]),
         "data code": digest(
             [shared.code(type(dataset).__module__), shared.code(f"benchmarks.protocols.{run.protocol}")]
         ),
-        "data": digest([shared.revision(dataset, tuple(split.test)), keys]),
+        "data": digest([shared.revision(dataset, categories), [[item.key for item in items] for items in images]]),
         "run": run.name,
     } | dict(_optional_parts(run, method, dataset, shared))
 
 
 def _optional_parts(run: Run, method: Method, dataset: Dataset, shared: Shared) -> Iterator[tuple[str, str]]:
-    if folders := [value for value in asdict(method).values() if isinstance(value, Path)]:
-        yield "folders", digest([shared.folder(folder) for folder in folders])
+    if paths := {name: value for name, value in asdict(method).items() if isinstance(value, Path)}:
+        yield "folders", digest({name: shared.contents(path) for name, path in paths.items()})  # wherever they lie
     if run.evaluate_every:  # what evaluates on the test images decides an oracle's epoch, and stands in every record
         yield "evaluate_every", digest([run.evaluate_every, shared.code("benchmarks.scoring.evaluation")])
     if run.interference:  # a probe shows other categories too, so all images of the data set decide it
-        revision, code = shared.revision(dataset, dataset.categories), shared.code("benchmarks.interference")
-        yield "interference", digest([run.interference, revision, code])
+        revision = shared.revision(dataset, dataset.categories)
+        yield "interference", digest([run.interference, revision, shared.code("benchmarks.interference")])
 
 
 def changed_parts(run: Run) -> list[str]:
@@ -98,9 +100,17 @@ def _teacher(name: str, file: Path | None) -> str:
     return teachers.digest(name, {name: file} if file else {})
 
 
-def _contents(folder: Path) -> list[tuple[str, str]]:
-    """Name and hash of every file in a folder that a hyper-parameter names."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+def _code(module: str) -> str:
+    """Hash of the code behind a module."""
+    try:
+        return digest(sources(module))
+    except ImportError as error:
+        raise InputError(str(error)) from None
+
+
+def _contents(path: Path) -> list[tuple[str, str]]:
+    """Name and hash of every file in a folder that a hyper-parameter names, or of the file that it names."""
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     if not files:
-        raise InputError(f"params.yaml: the folder {folder} is absent or empty. Correct the path.")
-    return [(str(p.relative_to(folder)), hashlib.blake2b(p.read_bytes(), digest_size=16).hexdigest()) for p in files]
+        raise InputError(f"params.yaml: the folder {path} is absent or empty. Correct the path.")
+    return [(str(f.relative_to(path)), hashlib.blake2b(f.read_bytes(), digest_size=16).hexdigest()) for f in files]

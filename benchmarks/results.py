@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -82,30 +81,28 @@ def save(
     Raises:
         InputError: the disk is full, or cannot be written for another reason.
     """
-    for left in scratch_dir(run).glob("partial-*"):  # by a process that was killed
+    target = scratch_dir(run) / "result"
+    for left in scratch_dir(run).glob(f".*.{target.name}"):  # by a process that was killed
         shutil.rmtree(left, ignore_errors=True)
-    partial = scratch_dir(run) / f"partial-{uuid.uuid4().hex}"
     try:
-        arrays.write(partial, predictions)
-        listed = {"categories": _listed(partial, predictions)}
-        for name, part in (parts or {}).items():
-            if part:
-                arrays.write(partial / name, part)
-                listed[name] = _listed(partial / name, part)
-        about = {k: getattr(run, k) for k in ("variant", "method", "dataset", "protocol", "split", "seed")}
-        fingerprints = {"fingerprint": run.fingerprint, "fingerprint_parts": run.fingerprint_parts}
-        content = {"schema": SCHEMA, **about, **fingerprints, **listed, **record}
-        write_json(partial / "record.json", records.sealed(json.loads(json.dumps(content))))
-        shutil.rmtree(scratch_dir(run) / "result", ignore_errors=True)
-        partial.replace(scratch_dir(run) / "result")
+        with replacing(target) as partial:
+            arrays.write(partial, predictions)
+            listed = {"categories": _listed(partial, predictions)}
+            for name, part in (parts or {}).items():
+                if part:
+                    arrays.write(partial / name, part)
+                    listed[name] = _listed(partial / name, part)
+            about = {k: getattr(run, k) for k in ("variant", "method", "dataset", "protocol", "split", "seed")}
+            fingerprints = {"fingerprint": run.fingerprint, "fingerprint_parts": run.fingerprint_parts}
+            content = {"schema": SCHEMA, **about, **fingerprints, **listed, **record}
+            write_json(partial / "record.json", records.sealed(json.loads(json.dumps(content))))
+            shutil.rmtree(target, ignore_errors=True)
     except OSError as error:
-        free = shutil.disk_usage(scratch_dir(run)).free >> 20
+        free = shutil.disk_usage(scratch_dir(run)).free >> 20  # what was written is removed by now
         raise InputError(
-            f"{scratch_dir(run).absolute()}: the result cannot be written ({error}); {free} MiB were free there. Make "
+            f"{scratch_dir(run).absolute()}: the result cannot be written ({error}); {free} MiB are free there. Make "
             "room, and start again: the fit goes on from its last checkpoint."
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)  # which also makes room for the status
 
 
 def _listed(folder: Path, predictions: Mapping[str, Predictions]) -> dict[str, Any]:

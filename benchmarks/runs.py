@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import methods
 from benchmarks import fingerprint, interference, protocols
@@ -15,6 +15,19 @@ from benchmarks.plan import Run, Unsupported
 from methods.base import InputError, Method, did_you_mean
 
 
+class ReadyVariant(NamedTuple):
+    """A variant whose method and hyper-parameters have been checked."""
+
+    name: str
+    method: str
+    hyper_parameters: dict[str, Any]  # those that differ from the method's own
+    instance: Method
+
+    @property
+    def teacher(self) -> str | None:
+        return getattr(self.instance, "teacher", None)
+
+
 def expand(params: Params) -> Iterator[Run | Unsupported]:
     """Every run of a suite; neighbours differ in split first, so that runs at work together share little.
 
@@ -22,26 +35,86 @@ def expand(params: Params) -> Iterator[Run | Unsupported]:
         InputError: whatever can be known before any training: an unknown method, hyper-parameter, data set or protocol,
             a data set that is missing or broken, weights that are missing or belong to another architecture.
     """
+    ready = variants(params)
+    _check_protocols(params)
     shared = fingerprint.Shared()
     loaded = {name: _dataset(name, params, shared) for name in params.datasets}
-    _check_budget(params)
-    for variant in params.methods:
-        method, fields = _variant(variant, params)
+    _check_teachers(ready, params)
+    for variant in ready:
         for (name, dataset), protocol in product(loaded.items(), params.protocols):
-            if reason := method.unsupported(name, protocol):
-                yield Unsupported(variant=variant, dataset=name, protocol=protocol, reason=reason)
+            if reason := variant.instance.unsupported(name, protocol):
+                yield Unsupported(variant=variant.name, dataset=name, protocol=protocol, reason=reason)
                 continue
             for seed in params.seeds:
                 for split in shared.splits(protocol, dataset, seed):
                     place = {"dataset": name, "protocol": protocol, "split": split.name, "seed": seed}
-                    run = Run(**fields, **place, **_source(name, params), fingerprint_parts={})
+                    fields = place | _source(name, params) | _settings(variant, params)
+                    run = Run(**fields, fingerprint_parts={})
                     yield run.model_copy(update={"fingerprint_parts": fingerprint.parts(run, shared)})
 
 
-def _source(dataset: str, params: Params) -> dict[str, Any]:
-    """Where the images of a data set come from: fields of `Run`."""
-    root = str(params.roots[dataset]) if dataset in params.roots else None
-    return {"root": root, "categories": params.categories.get(dataset)}
+def variants(params: Params) -> list[ReadyVariant]:
+    """The variants of a suite, in its order.
+
+    Raises:
+        InputError: a method or hyper-parameter is unknown, or a value is of the wrong type; each mistake is one line.
+    """
+    ready: list[ReadyVariant] = []
+    mistakes: dict[str, list[str]] = {}  # message -> variants
+    for name in params.methods:
+        try:
+            ready.append(_ready(name, params))
+        except InputError as error:
+            mistakes.setdefault(str(error), []).append(name)
+    if mistakes:
+        raise InputError("\n".join(f"params.yaml: {', '.join(names)}: {text}" for text, names in mistakes.items()))
+    known = {parameter for variant in ready for parameter in methods.hyper_parameters(type(variant.instance))}
+    for parameter in params.hyper_parameters:
+        if parameter not in known:
+            hint = did_you_mean(parameter, sorted(known))
+            raise InputError(f"params.yaml: no method of the suite has the hyper-parameter {parameter!r}. {hint}")
+    return ready
+
+
+def _ready(name: str, params: Params) -> ReadyVariant:
+    """A variant with its share of the budget: each method takes the hyper-parameters that it has."""
+    declared = params.variants.get(name)
+    method = declared.method if declared else name
+    if declared and method != name and methods.is_method(name):
+        raise InputError(f"a method has this name; give the variant of {method} another one.")
+    if not declared and not methods.is_method(name) and params.variants:
+        hint = did_you_mean(name, [*methods.names(), *params.variants])
+        raise InputError(f"there is no method or variant {name!r}. {hint}")
+    budget = {k: v for k, v in params.hyper_parameters.items() if k in methods.hyper_parameters(methods.load(method))}
+    hyper_parameters = budget | (declared.overrides if declared else {})
+    instance = methods.create(method, **hyper_parameters)
+    if getattr(instance, "selection", "") == "oracle" and not params.evaluate_every:
+        raise InputError(
+            "selection 'oracle' is the best epoch on the test images, but nothing evaluates on them during training: "
+            "set `evaluate_every: 5`, say, or selection 'last'."
+        )
+    return ReadyVariant(name, method, hyper_parameters, instance)
+
+
+def _check_protocols(params: Params) -> None:
+    for protocol in params.protocols:
+        if protocol not in protocols.available():
+            hint = did_you_mean(protocol, protocols.available())
+            raise InputError(f"params.yaml: there is no protocol {protocol!r}. {hint}")
+
+
+def _check_teachers(ready: Sequence[ReadyVariant], params: Params) -> None:
+    """Weights that are missing or of another architecture are refused here, not in every job."""
+    from methods.components import teachers  # timm takes seconds to import
+
+    files = params.weight_files
+    for teacher in dict.fromkeys(variant.teacher for variant in ready):
+        if teacher in params.pretrain and not files[teacher].exists():
+            raise InputError(
+                f"{files[teacher]} is missing: `proctor pretrain {teacher}` makes it, as does `dvc repro`."
+            )
+        if teacher:
+            teachers.load(teacher, files)
 
 
 def _dataset(name: str, params: Params, shared: fingerprint.Shared) -> Dataset:
@@ -51,47 +124,23 @@ def _dataset(name: str, params: Params, shared: fingerprint.Shared) -> Dataset:
     _checks.check(dataset)
     if params.interference:
         interference.check(dataset)
-    for protocol in params.protocols:
-        if protocol not in protocols.available():
-            raise InputError(
-                f"params.yaml: unknown protocol {protocol!r}. {did_you_mean(protocol, protocols.available())}"
-            )
     return dataset
 
 
-def _check_budget(params: Params) -> None:
-    """A shared hyper-parameter goes to the methods that have it; one that none has is a mistake."""
-    names = [params.variants[v].method if v in params.variants else v for v in params.methods]
-    known = {parameter for name in names for parameter in methods.hyper_parameters(methods.load(name))}
-    for parameter in params.hyper_parameters:
-        if parameter not in known:
-            hint = did_you_mean(parameter, sorted(known))
-            raise InputError(f"params.yaml: no method of the suite has the hyper-parameter {parameter!r}. {hint}")
+def _source(dataset: str, params: Params) -> dict[str, Any]:
+    """Where the images of a data set come from: fields of `Run`."""
+    root = str(params.roots[dataset]) if dataset in params.roots else None
+    return {"root": root, "categories": params.categories.get(dataset)}
 
 
-def _variant(variant: str, params: Params) -> tuple[type[Method], dict[str, Any]]:
-    """A variant's method, and the fields of `Run` that all its runs share."""
-    declared = params.variants.get(variant)
-    name = declared.method if declared else variant
-    method = methods.load(name)
-    budget = {k: v for k, v in params.hyper_parameters.items() if k in methods.hyper_parameters(method)}
-    hyper_parameters = budget | (declared.overrides if declared else {})
-    instance = methods.create(name, **hyper_parameters)
-    if getattr(instance, "selection", "") == "oracle" and not params.evaluate_every:
-        raise InputError(
-            f"params.yaml: {variant} has selection 'oracle', the best epoch on the test images, but nothing evaluates "
-            "on them during training: set `evaluate_every: 5`, say, or selection 'last'."
-        )
-    teacher, weights = getattr(instance, "teacher", None), params.weight_files
-    if teacher:
-        from methods.components import teachers  # timm takes seconds to import
-
-        teachers.load(teacher, weights)  # weights of another architecture are refused here, not in every job
-    return method, {
-        "variant": variant,
-        "method": name,
-        "hyper_parameters": hyper_parameters,
-        "weights": {teacher: str(weights[teacher])} if teacher in weights else {},
+def _settings(variant: ReadyVariant, params: Params) -> dict[str, Any]:
+    """What all runs of a variant share: fields of `Run`."""
+    files, teacher = params.weight_files, variant.teacher
+    return {
+        "variant": variant.name,
+        "method": variant.method,
+        "hyper_parameters": variant.hyper_parameters,
+        "weights": {teacher: str(files[teacher])} if teacher and teacher in files else {},
         "compute": params.compute.model_dump(),
         "evaluate_every": params.evaluate_every,
         "interference": params.interference.model_dump() if params.interference else None,

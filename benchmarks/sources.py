@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import symtable
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 OURS = ("methods", "benchmarks", "reports")
 # Class attributes that people read and no computation does.
@@ -18,26 +19,27 @@ def sources(module: str) -> dict[str, str]:
     """The code behind a module of ours: module name -> source.
 
     Imports count wherever they stand, absolute or relative, as does `import_module` of a literal name; a module counts
-    with the `__init__` of its packages. Left out are comments, docstrings, layout, citations (`PROSE`), the texts of
-    errors and of the log, and imports for type checkers alone.
+    with the `__init__` of its packages. Left out are comments, docstrings, layout, citations (`PROSE`), what errors and
+    the log are given to say, and imports for type checkers alone.
 
     Raises:
         ImportError: an import cannot be resolved: there is no such module, no such name in it, or its name is computed.
             Only the `__init__` of a package of plug-ins may compute it; the plug-in is then a module to ask for itself.
     """
-    found: dict[str, str] = {}
-    pending = [module]
+    collected: dict[str, str] = {}
+    pending = [(module, "")]
     while pending:
-        name = pending.pop()
-        if name in found or name.partition(".")[0] not in OURS:
+        name, importer = pending.pop()
+        if name in collected or name.partition(".")[0] not in OURS:
             continue
-        path = _file(name)
+        path = _file(name, importer)
         parsed = _parsed(path.read_text(encoding="utf-8")) if path else _Parsed("", (), frozenset())
-        found[name] = parsed.source
-        pending += [name.rpartition(".")[0]] if "." in name else []
+        collected[name] = parsed.source
+        pending += [(name.rpartition(".")[0], name)] if "." in name else []
         for statement in parsed.imports:
-            pending += _imported(statement, name, is_package=path is None or path.name == "__init__.py")
-    return found
+            imported = _imported(statement, name, is_package=path is None or path.name == "__init__.py")
+            pending += [(other, name) for other in imported]
+    return collected
 
 
 class _Parsed(NamedTuple):
@@ -46,14 +48,14 @@ class _Parsed(NamedTuple):
     names: frozenset[str]  # that the module binds
 
 
-def _file(name: str) -> Path | None:
+def _file(name: str, importer: str = "") -> Path | None:
     """The file of a module; None for a package without `__init__`, which runs nothing."""
     try:
         spec = importlib.util.find_spec(name)
     except ModuleNotFoundError:
         spec = None
     if spec is None or (spec.origin and not Path(spec.origin).is_file()):
-        raise ImportError(f"There is no module {name}.", name=name)
+        raise ImportError(f"There is no module {name}{f', which {importer} imports' if importer else ''}.")
     return Path(spec.origin) if spec.origin else None
 
 
@@ -90,17 +92,14 @@ def _is_module(package: str, name: str, importer: str) -> bool:
 def _parsed(source: str) -> _Parsed:
     tree = ast.parse(source)
     _WithoutProse().visit(tree)
-    imports, names = [], set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import | ast.ImportFrom) or (isinstance(node, ast.Call) and _is_import(node.func)):
-            imports.append(node)
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            names |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            names.add(node.name)
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            names.add(node.id)
-    return _Parsed(ast.unparse(tree), tuple(imports), frozenset(names))
+    imports = (
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom) or (isinstance(node, ast.Call) and _is_import(node.func))
+    )
+    bound = symtable.symtable(source, "", "exec").get_symbols()  # of the module itself, not of its functions
+    names = frozenset(symbol.get_name() for symbol in bound if symbol.is_assigned() or symbol.is_imported())
+    return _Parsed(ast.unparse(tree), tuple(imports), names)
 
 
 def _is_import(function: ast.expr) -> bool:
@@ -111,32 +110,42 @@ def _is_import(function: ast.expr) -> bool:
 class _WithoutProse(ast.NodeTransformer):
     """Removes what no computation reads."""
 
-    def visit(self, node: ast.AST) -> ast.AST | None:
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            if ast.get_docstring(node) is not None:
-                node.body = node.body[1:]
-            if isinstance(node, ast.ClassDef):
-                node.body = [statement for statement in node.body if not _is_prose(statement)]
-            node.body = node.body or [ast.Pass()]
-        result: ast.AST | None = super().visit(node)
+    def visit(self, node: ast.AST) -> Any:
+        if isinstance(node, ast.ClassDef):
+            node.body = [statement for statement in node.body if not _is_prose(statement)]
+        result = super().visit(node)
+        if isinstance(result, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            result.body = result.body or [ast.Pass()]
         return result
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)  # a docstring, say
+        if is_text or ast.unparse(node).startswith(("logger.", "warnings.warn(")):
+            return None
+        return self.generic_visit(node)
 
     def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
         self.generic_visit(node)
         return node.orelse if ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING") else node
 
     def visit_Raise(self, node: ast.Raise) -> ast.AST:
-        for part in ast.walk(node):
-            if isinstance(part, ast.Constant) and isinstance(part.value, str):
-                part.value = ""
-        return node
+        if isinstance(node.exc, ast.Call):
+            node.exc.args, node.exc.keywords = [], []
+        return self.generic_visit(node)
 
-    def visit_Expr(self, node: ast.Expr) -> ast.AST:
-        if ast.unparse(node).startswith(("logger.", "warnings.warn(")):
-            return ast.copy_location(ast.Pass(), node)
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        if ast.unparse(node.func).endswith("Error"):  # made here, raised elsewhere
+            node.args, node.keywords = [], []
         return self.generic_visit(node)
 
 
 def _is_prose(statement: ast.stmt) -> bool:
-    target = statement.target if isinstance(statement, ast.AnnAssign) else getattr(statement, "targets", [None])[0]
-    return isinstance(target, ast.Name) and target.id in PROSE
+    """Whether a statement of a class body sets an attribute of `PROSE`; a field of that name is no such attribute."""
+    if isinstance(statement, ast.AnnAssign):
+        return isinstance(statement.target, ast.Name) and statement.target.id in PROSE and _is_class_variable(statement)
+    names = statement.targets if isinstance(statement, ast.Assign) else []
+    return bool(names) and all(isinstance(name, ast.Name) and name.id in PROSE for name in names)
+
+
+def _is_class_variable(statement: ast.AnnAssign) -> bool:
+    return ast.unparse(statement.annotation).startswith(("ClassVar", "typing.ClassVar"))

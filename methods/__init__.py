@@ -25,7 +25,6 @@ from __future__ import annotations
 import pkgutil
 import traceback
 from dataclasses import fields
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -33,7 +32,7 @@ from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from methods.base import InputError, Method
+from methods.base import InputError, Method, did_you_mean, expand_path
 
 
 def load(name: str) -> type[Method]:
@@ -42,18 +41,22 @@ def load(name: str) -> type[Method]:
     Raises:
         InputError: there is no such file, it cannot be imported, or it defines no method.
     """
-    if name not in {module.name for module in pkgutil.iter_modules(__path__)}:
-        raise InputError(f"There is no method {name!r}: {_nearest(name, names())} A new one is methods/{name}.py.")
+    if name not in _files():
+        raise InputError(f"There is no method {name!r}. {did_you_mean(name, names())} A new one is methods/{name}.py.")
     classes = _defined_in(_module(name))
     if len(classes) != 1:
         raise InputError(f"methods/{name}.py must define one complete subclass of Method; it has {len(classes)}.")
     return classes[0]
 
 
+def is_method(name: str) -> bool:
+    """Whether `methods/<name>.py` is there and defines a method."""
+    return name in _files() and bool(_defined_in(_module(name)))
+
+
 def names() -> list[str]:
     """The names of all methods, sorted."""
-    modules = sorted(module.name for module in pkgutil.iter_modules(__path__))
-    return [name for name in modules if _defined_in(_module(name))]
+    return [name for name in sorted(_files()) if is_method(name)]
 
 
 def hyper_parameters(method: type[Method]) -> list[str]:
@@ -76,13 +79,18 @@ def create(name: str, **values: Any) -> Method:
     checked = {}
     for key, value in values.items():
         if key not in known:
-            raise InputError(f"Method {name!r} has no hyper-parameter {key!r}: {_nearest(key, known)}")
+            raise InputError(f"Method {name!r} has no hyper-parameter {key!r}. {did_you_mean(key, known)}")
         try:
-            checked[key] = TypeAdapter(hints[key]).validate_python(value)
+            validated = TypeAdapter(hints[key]).validate_python(value)
         except ValidationError as error:
             reasons = "; ".join(str(part["msg"]) for part in error.errors())
             raise InputError(f"Method {name!r}, {key}={value!r}: {reasons}.") from None
+        checked[key] = expand_path(validated) if isinstance(validated, Path) else validated
     return method(**checked)
+
+
+def _files() -> set[str]:
+    return {module.name for module in pkgutil.iter_modules(__path__)}
 
 
 def _module(name: str) -> ModuleType:
@@ -101,8 +109,3 @@ def _module(name: str) -> ModuleType:
 def _defined_in(module: ModuleType) -> list[type[Method]]:
     classes = [item for item in vars(module).values() if isinstance(item, type) and item.__module__ == module.__name__]
     return [item for item in classes if issubclass(item, Method) and not getattr(item, "__abstractmethods__", None)]
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    near = get_close_matches(name, known, 1)
-    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}."

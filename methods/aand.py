@@ -185,12 +185,11 @@ Forward = Callable[[Tensor], tuple[list[Tensor], list[AmplifierOutput]]]
 
 def _forward(teacher: Teacher, amplifiers: Amplifiers, context: Context) -> Forward:
     """From (B, 3, s, s) uint8 images to the teacher's features, float32, and the amplifiers' outputs."""
-    amplify = torch.compile(amplifiers) if context.compile else amplifiers
 
     def forward(images: Tensor) -> tuple[list[Tensor], list[AmplifierOutput]]:
         features = teacher(teacher.normalise(images))
         with torch.autocast(images.device.type, DTYPES[context.precision], enabled=context.precision != "float32"):
-            return features, amplify(features)
+            return features, amplifiers(features)
 
     return forward
 

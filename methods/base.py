@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,8 +19,8 @@ class InputError(ValueError):
     """Bad input. The message names the file, the value and what to do."""
 
 
-def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the nearest known name, else all of them.
+def did_you_mean(name: object, known: Iterable[str], otherwise: str = "") -> str:
+    """The end of a message about an unknown name: the nearest known name, else `otherwise`, else all of them.
 
     >>> did_you_mean("one_clas", ["one_class", "multi_class"])
     "Did you mean 'one_class'?"
@@ -27,7 +29,22 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     """
     names = list(known)
     near = get_close_matches(str(name), names, 1)
-    return f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(names) or 'none'}."
+    return f"Did you mean {near[0]!r}?" if near else otherwise or f"Known: {', '.join(names) or 'none'}."
+
+
+def expand_path(path: str | Path) -> Path:
+    """A path with `~`, `$NAME` and `${NAME}` replaced.
+
+    Raises:
+        InputError: an environment variable is not set.
+
+    >>> expand_path("/data/toy")
+    PosixPath('/data/toy')
+    """
+    expanded = os.path.expanduser(os.path.expandvars(path))
+    if unset := re.search(r"\$(\w+|\{\w+\})", expanded):
+        raise InputError(f"{path}: the environment variable {unset[0].strip('${}')} is not set.")
+    return Path(expanded)
 
 
 @dataclass(frozen=True)
@@ -79,9 +96,8 @@ class Context:
         device: a torch device string.
         precision: of the student's forward and backward pass; others than float32 are autocast.
         channels_last: memory format of images and student.
-        compile: pass the student through torch.compile.
-        deterministic: use torch's deterministic algorithms.
-        weights: local weight files by teacher name; other teachers are downloaded from the hub.
+        deterministic: ask torch for deterministic algorithms.
+        weights: local weight files by teacher name; teachers not named here come from the hub.
         cache: a folder that belongs to this revision of the data set, shared by all runs; None: no disk cache.
         cache_gib: memory in GiB that cached teacher features may take before they go to `cache`.
         predict_batch: images that are predicted at a time; the runner lowers it if a GPU's memory is short.
@@ -96,7 +112,6 @@ class Context:
     device: str = "cpu"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     channels_last: bool = False
-    compile: bool = False
     deterministic: bool = True
     weights: Mapping[str, Path] = field(default_factory=dict)
     cache: Path | None = None

@@ -110,10 +110,10 @@ class Distillation(Method):
         self.target_ = self.build_target(teacher, images.select(training), context)
         data = _Data(self, train, images, context)
         self.calibrate([])
-        forward = self._create_student(teacher, context)
+        self._create_student(teacher, context)
 
         def terms(batch: Sequence[int]) -> dict[str, Tensor]:
-            return self.loss_terms(*data.outputs([training[index] for index in batch], forward))
+            return self.loss_terms(*data.outputs([training[index] for index in batch], self.student_))
 
         held_out_data = _Data.load(self, validation, context) if validation else None
 
@@ -157,8 +157,8 @@ class Distillation(Method):
         self.teacher_record_ = teacher.record
         return teacher.to(torch.device(context.device))
 
-    def _create_student(self, teacher: Teacher, context: Context) -> Callable[[Any], Any]:
-        """Build the student with the weights of the seed; returns it, or its compiled form."""
+    def _create_student(self, teacher: Teacher, context: Context) -> None:
+        """Build the student with the weights of the seed."""
         train_loop.seed(context.seed, 0)
         self.student_ = self.build_student(teacher).to(torch.device(context.device))
         self.parameters_ = {
@@ -167,7 +167,6 @@ class Distillation(Method):
         }
         if context.channels_last:
             self.student_ = self.student_.to(memory_format=torch.channels_last)
-        return torch.compile(self.student_) if context.compile else self.student_
 
     def _evaluate(
         self, epoch: int, normal: Callable[[], Iterator[Outputs]], has_held_out: bool, context: Context

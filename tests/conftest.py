@@ -1,14 +1,17 @@
 """What several test files share."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 
 import methods
-from benchmarks import results
+from benchmarks import params, results, runs
 from benchmarks.datasets import toy
+from benchmarks.plan import Run
 
 # A time limit on an example would fail on a busy machine.
 hypothesis.settings.register_profile("proctor", deadline=None)
@@ -69,3 +72,21 @@ def toy_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data") / "toy"
     toy.generate(root, train=8, validation=2, good=4, anomalous=8)
     return root
+
+
+@pytest.fixture
+def expand(toy_root: Path, own_methods: Path) -> Callable[..., list[Run]]:
+    """Expands a suite of the methods `bright` and `dim` on the toy data set, with some entries changed."""
+
+    def expand(**changes: Any) -> list[Run]:
+        values = {
+            "suite": "test",
+            "methods": ["bright", "dim"],
+            "datasets": ["toy"],
+            "roots": {"toy": toy_root},
+            "protocols": ["one_class", "multi_class"],
+            "seeds": [0, 1],
+        }
+        return [run for run in runs.expand(params.Params(**(values | changes))) if isinstance(run, Run)]
+
+    return expand

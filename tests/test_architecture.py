@@ -18,7 +18,13 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("
 # A package, or a module at the top of `benchmarks`, and what of ours it may import besides itself. Types alone
 # (`if TYPE_CHECKING`) may come from anywhere.
 METHODS = {"methods.base", "methods.components"}
-LEAVES = {"benchmarks.metrics", "benchmarks.schema", "benchmarks.official_counts", "benchmarks.digests"}
+LEAVES = {
+    "benchmarks.wording",
+    "benchmarks.metrics",
+    "benchmarks.schema",
+    "benchmarks.official_counts",
+    "benchmarks.digests",
+}
 STORED = {"benchmarks.plan", "benchmarks.records", "benchmarks.score_files"}
 DATA = {"benchmarks.datasets", "benchmarks.protocols", "benchmarks.interference"}
 RUNS = {"benchmarks.params", "benchmarks.sources", "benchmarks.fingerprint", "benchmarks.runs"}
@@ -31,6 +37,8 @@ ALLOWED: dict[str, set[str]] = {
     "methods": METHODS,
     "benchmarks.metrics": set(),
     "benchmarks.schema": set(),
+    "benchmarks.wording": set(),
+    "benchmarks.yaml_files": METHODS,
     "benchmarks.official_counts": set(),
     "benchmarks.sources": set(),
     "benchmarks.arrays": set(),
@@ -41,7 +49,9 @@ ALLOWED: dict[str, set[str]] = {
     "benchmarks.datasets": {*METHODS, *LEAVES},
     "benchmarks.protocols": {*METHODS, "benchmarks.datasets"},
     "benchmarks.interference": {*METHODS, "benchmarks.datasets"},
-    "benchmarks.params": {"methods", *METHODS, *LEAVES},
+    "benchmarks.params": {"methods", *METHODS, *LEAVES, "benchmarks.yaml_files"},
+    "benchmarks.suite_files": {*METHODS, "benchmarks.params", "benchmarks.yaml_files"},
+    "benchmarks.checks": {"methods", *METHODS, *LEAVES, *STORED, *DATA, *RUNS, "benchmarks.execution"},
     "benchmarks.fingerprint": {"methods", *METHODS, *LEAVES, *STORED, *DATA, "benchmarks.params", "benchmarks.sources"},
     "benchmarks.runs": {"methods", *METHODS, *LEAVES, *STORED, *DATA, *RUNS},
     "benchmarks.results": {*METHODS, *LEAVES, *STORED, "benchmarks.arrays"},

@@ -431,7 +431,7 @@ def test_a_misspelt_resource_is_refused_with_a_hint(tmp_path: Path) -> None:
         "{suite: s, methods: [rd], datasets: [toy], protocols: [one_class], seeds: [0], pretrain: [], "
         "conventions: [default], executor: {minute: 3}}"
     )
-    with pytest.raises(InputError, match="did you mean `minutes`"):
+    with pytest.raises(InputError, match="Did you mean 'minutes'"):
         params.load(path)
 
 

@@ -134,7 +134,7 @@ def test_the_record_holds_a_loss_for_every_epoch(name: str) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"batch_sise": 4}, "did you mean 'batch_size'"),
+        ({"batch_sise": 4}, "Did you mean 'batch_size'"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"batch_size": "many"}, "batch_size='many'"),
         ({"image_size": 100}, "image_size=100"),
@@ -172,7 +172,7 @@ def test_the_citation_and_the_deviations_are_not_part_of_the_code(name: str) -> 
 
 
 def test_the_error_for_an_unknown_method_suggests_the_nearest_name() -> None:
-    with pytest.raises(InputError, match="There is no method 'rdd': did you mean 'rd'"):
+    with pytest.raises(InputError, match=r"There is no method 'rdd'\. Did you mean 'rd'"):
         methods.load("rdd")
 
 

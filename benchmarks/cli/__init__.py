@@ -1,6 +1,10 @@
 """The command line, a module for each group of commands. No logic of the domain is here."""
 
-from benchmarks.cli import reports, runs, scores, submissions, suite  # noqa: F401 - each adds its commands to `app`
+# `--help` shows the groups in this order.
+# isort: off
+from benchmarks.cli import suite, runs, scores, reports, submissions  # noqa: F401 - each adds its commands to `app`
+
+# isort: on
 from benchmarks.cli.app import app, main
 
 __all__ = ["app", "main"]

@@ -6,13 +6,15 @@ Exit codes: 0 done, 1 a run or check failed, 2 bad input, 3 another proctor is a
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
-from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
 
 from benchmarks import disk, results
 from benchmarks.status import Busy
@@ -24,6 +26,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 console = Console(stderr=True)
+
+# Groups of commands, as `--help` shows them.
+SUITE, RUNS, RESULTS, SUBMISSIONS = "Suite and data", "Runs", "Scores and report", "Submissions and leaderboard"
 
 VariantOption = Annotated[str | None, typer.Option("--variant", help="Only this variant.")]
 DatasetOption = Annotated[str | None, typer.Option("--dataset", help="Only this data set.")]
@@ -37,8 +42,16 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def say(message: str) -> None:
-    """Print a message that may hold paths and names: nothing in it is markup, and no line is broken."""
-    console.print(message, markup=False, highlight=False, soft_wrap=True)
+    """Print a message that may hold paths and names: nothing in it is markup or emoji, and no line is broken."""
+    console.print(Text(message), soft_wrap=True)
+
+
+def plain_table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> Table:
+    """A table of paths and names, in which nothing is markup."""
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))
+    return table
 
 
 def wide_console() -> Console:
@@ -65,8 +78,11 @@ def main() -> None:
         with disk.explained(results.RESULTS):
             app(standalone_mode=True)
     except InputError as error:
-        console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(2)
+        _end("error", error, 2)
     except Busy as error:
-        console.print(f"[bold red]busy:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(3)
+        _end("busy", error, 3)
+
+
+def _end(kind: str, error: Exception, code: int) -> NoReturn:
+    console.print(Text.assemble((f"{kind}:", "bold red"), f" {error}"), soft_wrap=True)
+    sys.exit(code)

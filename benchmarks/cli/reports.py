@@ -12,13 +12,14 @@ import yaml
 from benchmarks import integrity, results
 from benchmarks import params as parameters
 from benchmarks import plan as plans
-from benchmarks.cli.app import RecordsOption, app, say
+from benchmarks.cli.app import RESULTS, SUBMISSIONS, RecordsOption, app, say
+from benchmarks.wording import counted
 from methods.base import InputError
 
 BOARD = Path("leaderboard")
 
 
-@app.command()
+@app.command(rich_help_panel=RESULTS)
 def report(
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 1 if there is a problem that is not allowed.")
@@ -48,13 +49,13 @@ def report(
     say(f"The report is at {page}.")
     if strict and problems:
         say(
-            f"Problems, listed above and on the page: {len(problems)}. Mend them, or give each kind that may stay a "
+            f"{counted(len(problems), 'problem')}, listed above and on the page. Correct each, or give its kind a "
             "reason under `allow` in params.yaml."
         )
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(rich_help_panel=SUBMISSIONS)
 def board(
     check: Annotated[bool, typer.Option(help="Only check the records, as CI does.")] = False,
     records: RecordsOption = BOARD / "records",
@@ -65,15 +66,15 @@ def board(
 
     accepted = _accepted(records)
     if check:
-        say(f"{len(accepted)} records, each valid.")
+        say(f"{counted(len(accepted), 'valid record')}.")
         return
     out.mkdir(parents=True, exist_ok=True)
     (out / "board.md").write_text(rendering.markdown(accepted))
     (out / "board.html").write_text(rendering.page(accepted))
-    say(f"{out / 'board.html'} and board.md: {len(accepted)} submissions.")
+    say(f"{out / 'board.html'} and board.md: {counted(len(accepted), 'submission')}.")
 
 
-@app.command()
+@app.command(rich_help_panel=SUBMISSIONS)
 def model_index(method: str, records: RecordsOption = BOARD / "records") -> None:
     """Print the `model-index` block of a Hugging Face model card with a method's accepted submissions."""
     from reports import board as rendering

@@ -12,6 +12,7 @@ from benchmarks import plan as plans
 from benchmarks import results
 from benchmarks import status as states
 from benchmarks.cli.app import (
+    RUNS,
     DatasetOption,
     JsonOption,
     ProtocolOption,
@@ -25,9 +26,10 @@ from benchmarks.cli.app import (
 )
 from benchmarks.plan import Run
 from benchmarks.status import State, Status
+from benchmarks.wording import counted
 
 
-@app.command()
+@app.command(rich_help_panel=RUNS)
 def status(
     watch: Annotated[bool, typer.Option(help="Keep it on the screen until no run is at work.")] = False,
     as_json: JsonOption = False,
@@ -46,12 +48,12 @@ def status(
         wide_console().print(monitor.table(monitor.rows(entries)))
         if unplanned := cleaning.unplanned(plan):
             say(
-                f"{len(unplanned)} results are not planned, such as {unplanned[0]}: they are in no table; "
+                f"{counted(len(unplanned), 'unplanned result')}, such as {unplanned[0]}, in no table; "
                 "`proctor clean` removes them."
             )
 
 
-@app.command()
+@app.command(rich_help_panel=RUNS)
 def clean(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed.")] = False,
 ) -> None:
@@ -63,10 +65,10 @@ def clean(
         say(f"{'would remove' if dry_run else 'removed'} {path}")
     if not dry_run:
         cleaning.remove(unplanned)
-    say(f"{len(unplanned)} unplanned files and folders.")
+    say(f"{counted(len(unplanned), 'unplanned file or folder', 'unplanned files and folders')}.")
 
 
-@app.command()
+@app.command(rich_help_panel=RUNS)
 def retry() -> None:
     """Execute again what failed among the planned runs, and nothing else; `dvc repro` then finds the results."""
     from benchmarks.execution.driver import launch
@@ -78,7 +80,7 @@ def retry() -> None:
     _collect(failed)
 
 
-@app.command()
+@app.command(rich_help_panel=RUNS)
 def run(
     variant: VariantOption = None,
     dataset: DatasetOption = None,
@@ -124,5 +126,6 @@ def _collect(runs: list[Run]) -> None:
         if tail := states.log_tail(entries[0], lines=15):
             typer.echo(f"log: {states.log_dir(entries[0])}\n{tail}", err=True)
     if unfinished:
-        say(f"{len(unfinished)} of {len(runs)} runs did not finish; the finished ones are kept. Start again to retry.")
+        number = f"{len(unfinished)} of {counted(len(runs), 'run')}"
+        say(f"{number} did not finish; the finished ones are kept. Start again to retry.")
         raise typer.Exit(1)

@@ -11,12 +11,13 @@ from benchmarks import integrity, results
 from benchmarks import params as parameters
 from benchmarks import plan as plans
 from benchmarks import status as states
-from benchmarks.cli.app import SeedOption, SplitOption, app
+from benchmarks.cli.app import RESULTS, SeedOption, SplitOption, app
 from benchmarks.schema import group_name
+from benchmarks.wording import counted
 from methods.base import InputError
 
 
-@app.command()
+@app.command(rich_help_panel=RESULTS)
 def score(variant: str, dataset: str, protocol: str, split: SplitOption = None, seed: SeedOption = None) -> None:
     """Score the stored predictions of one group; writes results/scores and results/details.
 
@@ -32,14 +33,14 @@ def score(variant: str, dataset: str, protocol: str, split: SplitOption = None, 
     if unfinished := states.collect_finished(chosen.runs):  # a finished run may wait for its driver to collect it
         run, (state, reason) = unfinished[0]
         example = f"{run.name} is {state}{reason and f' ({reason})'}"
-        raise InputError(f"{len(unfinished)} runs cannot be scored, such as {example}: `dvc repro` runs them.")
+        raise InputError(f"{counted(len(unfinished), 'run')} cannot be scored, such as {example}: `dvc repro`.")
     if alone:
         sys.stdout.write(scoring.score_runs(chosen.runs, values.conventions).to_csv(index=False))
     else:
         scoring.score_group(group_name(variant, dataset, protocol), chosen.runs, values.conventions)
 
 
-@app.command()
+@app.command(rich_help_panel=RESULTS)
 def scores(format: Annotated[str, typer.Option(help="csv, json or markdown.")] = "csv") -> None:
     """Print every tidy row of the suite's scores (the columns are in results/README.md)."""
     from benchmarks.scoring.summary import read_scores
@@ -52,7 +53,7 @@ def scores(format: Annotated[str, typer.Option(help="csv, json or markdown.")] =
     sys.stdout.write(str(writers[format]()).rstrip("\n") + "\n")
 
 
-@app.command()
+@app.command(rich_help_panel=RESULTS)
 def summary() -> None:
     """Write results/metrics and results/plots for `dvc metrics` and `dvc plots`."""
     from benchmarks.scoring import summary as summaries

@@ -10,10 +10,11 @@ import typer
 
 from benchmarks import plan as plans
 from benchmarks import results
-from benchmarks.cli.app import DateOption, JsonOption, RecordOption, app, say, wide_console
+from benchmarks.cli.app import SUBMISSIONS, DateOption, JsonOption, RecordOption, app, say, wide_console
+from benchmarks.wording import counted
 
 
-@app.command()
+@app.command(rich_help_panel=SUBMISSIONS)
 def export(
     variant: str,
     dataset: str,
@@ -30,10 +31,10 @@ def export(
     plan = plans.read(results.RESULTS)
     runs = plans.select(plan, variant=variant, dataset=dataset, protocol=protocol, seed=seed).runs
     count = exporting.export(runs, out, threshold)
-    say(f"{count} anomaly maps are in {out}.")
+    say(f"{out}: {counted(count, 'anomaly map')}")
 
 
-@app.command()
+@app.command(rich_help_panel=SUBMISSIONS)
 def bundle(
     runs: Annotated[list[str], typer.Argument(help="Groups, or runs as `proctor status` names them; of one group.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The bundle to write, x.tar.gz.")],
@@ -52,13 +53,13 @@ def bundle(
     manifest, digest = bundles.write(
         out, runs, licence=licence, contact=contact, name=name, url=url, weights=weights or ()
     )
-    say(f"{out}: {len(manifest.maps)} maps, {len(manifest.claims)} claimed values")
+    say(f"{out}: {counted(len(manifest.maps), 'map')}, {counted(len(manifest.claims), 'claimed value')}")
     say(f"SHA-256 {digest}")
     if record:
         leaderboard.write_record(record, leaderboard.make_record(manifest, out, digest, on))
 
 
-@app.command()
+@app.command(rich_help_panel=SUBMISSIONS)
 def verify(
     bundle: Annotated[Path, typer.Argument(help="The bundle, x.tar.gz.")],
     data: Annotated[

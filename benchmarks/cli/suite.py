@@ -3,86 +3,84 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
-from rich.markup import escape
-from rich.table import Table
+from pydantic_core import to_jsonable_python
+from rich.text import Text
 
+import methods
 from benchmarks import params as parameters
 from benchmarks import plan as plans
-from benchmarks import results, status
-from benchmarks.cli.app import JsonOption, app, console, say, wide_console
+from benchmarks import records, results, status
+from benchmarks.cli.app import SUITE, JsonOption, app, plain_table, say, wide_console
 from benchmarks.plan import Run
 from benchmarks.status import State
-from methods.base import InputError
-
-SUITES = Path(__file__).parent.parent / "suites"
-
-
-@app.command()
-def use(suite: Annotated[str, typer.Argument(help="A name from benchmarks/suites, or a path of your own.")]) -> None:
-    """Select a suite: writes it into params.yaml; your `executor`, `roots` and `weights` stay."""
-    known = sorted(path.stem for path in SUITES.glob("*.yaml"))
-    source = SUITES / f"{suite}.yaml" if suite in known else Path(suite)
-    if not source.is_file():
-        raise InputError(
-            f"There is no suite {suite!r}; known suites: {', '.join(known)}; or give the path of a YAML file."
-        )
-    target, text = Path("params.yaml"), source.read_text()
-    before, chosen = (yaml.safe_load(path.read_text()) if path.exists() else {} for path in (target, source))
-    yours = {
-        entry: before[entry] for entry in ("executor", "roots", "weights") if entry in before and entry not in chosen
-    }
-    # The suite goes in as text, so that its comments reach the reader.
-    kept = f"\n# Yours: kept by `proctor use`.\n{yaml.safe_dump(yours, sort_keys=False)}" if yours else ""
-    target.write_text(text + kept)
-    parameters.load(target)
-    console.print(f"params.yaml now holds the suite {suite!r}; `dvc repro` runs it.")
+from benchmarks.wording import counted
+from methods.base import InputError, did_you_mean, expand_path
 
 
-@app.command()
+@app.command(rich_help_panel=SUITE)
+def use(
+    suite: Annotated[str, typer.Argument(help="A name from benchmarks/suites, or the path of a file.")],
+) -> None:
+    """Select a suite: writes it into params.yaml. Your `executor`, `roots` and `weights` stay."""
+    from benchmarks import suite_files
+
+    if not Path("dvc.yaml").is_file():
+        raise InputError(f"There is no dvc.yaml in {Path.cwd()}: run proctor in the project's folder.")
+    selected = suite_files.select(suite, Path("params.yaml"))
+    say(f"params.yaml now holds the suite {suite!r}; `dvc repro` runs it.")
+    if selected.kept:
+        say(f"Kept as they were: {', '.join(selected.kept)}.")
+    if selected.replaced:
+        say(f"Replaced by the suite's own, the old text left as a comment: {', '.join(selected.replaced)}.")
+
+
+@app.command(rich_help_panel=SUITE)
 def plan(
     write: Annotated[bool, typer.Option("--write", help="Also write results/plan, for the pipeline.")] = False,
-    why: Annotated[str | None, typer.Option(metavar="RUN", help="Say of this run alone what changed.")] = None,
+    why: Annotated[str | None, typer.Option(metavar="RUN", help="Show what changed in this run alone.")] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Exit with 1 if a run is not done, and print nothing.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """List every run of the suite, its state, why it would run, and what that will cost."""
+    """Check the suite, and list every run: its state, why it would be executed, and what that will cost."""
+    from benchmarks import checks
     from benchmarks.execution import forecast, monitor
     from benchmarks.runs import expand
 
     values = parameters.load()
+    for notice in checks.check(values):
+        say(f"notice: params.yaml: {notice}")
+    _check_reports(values)
     _fetch_missing(values)
     planned = list(expand(values))
+    runs = [entry for entry in planned if isinstance(entry, Run)]
     if why:
-        _explain(next((entry for entry in planned if isinstance(entry, Run) and entry.name == why), None))
+        _explain(why, runs)
         return
     if check:
-        runs = [entry for entry in planned if isinstance(entry, Run)]
         raise typer.Exit(0 if all(status.read_status(run).state is State.DONE for run in runs) else 1)
     if write:
         plans.write(results.RESULTS, plans.make(values.suite, planned))
     rows = monitor.rows(planned)
+    columns = ("run", "state", "reason")
     if as_json:
-        print(json.dumps([row.model_dump(include={"run", "state", "reason"}) for row in rows], indent=1))
+        print(json.dumps([row.model_dump(include=set(columns)) for row in rows], indent=1))
     else:
-        table = Table("run", "state", "reason")
-        for row in rows:
-            table.add_row(escape(row.run), row.state, escape(row.reason))
-        wide_console().print(table, monitor.counts(rows))
+        table = plain_table(columns, ((row.run, row.state, row.reason) for row in rows))
+        wide_console().print(table, Text(monitor.counts(rows)))
     pending = {row.run for row in rows if row.state in (State.MISSING, State.STALE, State.FAILED)}
-    for sentence in forecast.sentences(
-        [e for e in planned if isinstance(e, Run) and e.name in pending], values.executor
-    ):
+    for sentence in forecast.sentences([run for run in runs if run.name in pending], values.executor):
         say(sentence)
 
 
-@app.command()
+@app.command(rich_help_panel=SUITE)
 def doctor(
     stored: Annotated[bool, typer.Option("--results", help="Check what is stored instead: every digest anew.")] = False,
     as_json: JsonOption = False,
@@ -98,7 +96,7 @@ def doctor(
             print(json.dumps(damaged, indent=1))
         for problem in () if as_json else damaged:
             say(problem)
-        say(f"{len(plan.runs)} planned runs and their scores: {len(damaged)} problems.")
+        say(f"{counted(len(plan.runs), 'planned run')} and their scores: {counted(len(damaged), 'problem')}.")
         raise typer.Exit(1 if damaged else 0)
     report = checks.examine(parameters.load())
     if as_json:
@@ -108,58 +106,88 @@ def doctor(
             wide_console().print(checks.table(report.contents))
         for finding in report.findings:
             say(finding.line)
-    say(f"{len(report.contents)} categories: {report.errors} errors, {len(report.findings)} findings in all.")
+    categories = counted(len(report.contents), "category", "categories")
+    say(f"{categories}: {counted(report.errors, 'error')}, {counted(len(report.findings), 'finding')} in all.")
     raise typer.Exit(1 if report.errors else 0)
 
 
-@app.command()
+@app.command(rich_help_panel=SUITE)
 def fetch(
     dataset: str, root: Annotated[Path | None, typer.Option(help="Where to put it; default data/DATASET.")] = None
 ) -> None:
     """Generate or download a data set, or say how to get it where its licence wants you to ask."""
     from benchmarks import datasets
 
-    target = datasets.expand_path(root) if root else datasets.default_root(dataset)
+    target = expand_path(root) if root else datasets.default_root(dataset)
     datasets.find(dataset).fetch(target)
     say(f"{dataset} is at {target}.")
 
 
-@app.command()
+@app.command(rich_help_panel=SUITE)
 def pretrain(teacher: str) -> None:
     """Train the teacher `procedural`, which needs no download; writes results/teachers/procedural.safetensors."""
+    from benchmarks.checks import PRETRAINED
     from methods.components import procedural_teacher
 
-    if teacher != "procedural":
-        raise InputError(f"There is no recipe for a teacher {teacher!r}; the one there is trains `procedural`.")
+    if teacher not in PRETRAINED:
+        raise InputError(f"There is no recipe for a teacher {teacher!r}. {did_you_mean(teacher, PRETRAINED)}")
     file = results.RESULTS / "teachers" / f"{teacher}.safetensors"
     accuracy = procedural_teacher.pretrain(file)
-    console.print(f"{file}: tells {accuracy:.1%} of new images of {len(procedural_teacher.FAMILIES)} families apart.")
+    families = len(procedural_teacher.FAMILIES)
+    say(f"{file}: assigns {accuracy:.1%} of new images to the right one of {families} families.")
+
+
+def _check_reports(values: parameters.Params) -> None:
+    """What the report would refuse at the end of the pipeline is refused before it starts."""
+    from reports import lint
+
+    try:
+        lint.check(values.allow)
+    except ValueError as error:
+        raise InputError(f"params.yaml: `allow`: {error}.") from None
 
 
 def _fetch_missing(values: parameters.Params) -> None:
-    """Generate or download the data sets that are not there yet, where a program can."""
+    """Generate or download the data sets that are not at their default place yet, where a program can.
+
+    Raises:
+        InputError: a data set is not where the user says it is, or a person has to fetch it.
+    """
     from benchmarks import datasets
 
+    misplaced: list[str] = []
     for name in values.datasets:
+        root, variable = values.roots.get(name) or datasets.default_root(name), datasets.variable(name)
+        if root.exists():
+            continue
         if datasets.is_to_be_fetched(name, values.roots.get(name)):
-            datasets.find(name).fetch(datasets.default_root(name))
+            if not misplaced:
+                datasets.find(name).fetch(root)
+        else:
+            stated = "`roots` in params.yaml" if name in values.roots else f"the environment variable {variable}"
+            misplaced.append(f"There is no folder {root}, which {stated} names for {name}. Correct or remove it.")
+    if misplaced:
+        raise InputError("\n".join(misplaced))
 
 
-def _explain(entry: Run | None) -> None:
+def _explain(name: str, runs: Sequence[Run]) -> None:
     """Print each part of a run's fingerprint, then and now."""
-    if entry is None:
-        raise InputError("The suite has no such run; `proctor plan` lists the runs of params.yaml.")
-    state = status.read_status(entry)
-    say(f"{entry.name}: {state.state} {state.reason}")
-    before = results.read_json(results.result_dir(entry) / "record.json")
-    if before is None:
+    run = next((run for run in runs if run.name == name), None)
+    if run is None:
+        hint = did_you_mean(name, [run.name for run in runs], "`proctor plan` lists the runs of params.yaml.")
+        raise InputError(f"The suite has no run {name!r}. {hint}")
+    state = status.read_status(run)
+    say(f"{run.name}: {state.state} {state.reason}")
+    try:
+        record = records.read(results.result_dir(run) / "record.json")
+    except ValueError:  # none yet, or damaged: the state tells which
         return
-    table = Table("part", "stored", "now", "")
-    for part, value in entry.fingerprint_parts.items():
-        stored = str(before["fingerprint_parts"].get(part, "none"))
-        table.add_row(part, stored, value, "" if stored == value else "changed")
-    wide_console().print(table)
-    for name, now in (before["hyper_parameters"] | entry.hyper_parameters | entry.compute).items():
-        then = (before["hyper_parameters"] | before["compute"]).get(name, "default")
-        if then != now:
-            wide_console().print(f"{name}: {then} then, {now} now", highlight=False)
+    before, now = record.fingerprint_parts, run.fingerprint_parts
+    parts = ((part, before.get(part, "none"), now.get(part, "none")) for part in before | now)
+    marked = ([*part, "" if part[1] == part[2] else "changed"] for part in parts)
+    wide_console().print(plain_table(("part", "stored", "now", ""), marked))
+    method = asdict(methods.create(run.method, **run.hyper_parameters))
+    then = record.hyper_parameters | record.compute
+    for setting, value in (to_jsonable_python(method) | run.compute).items():
+        if then.get(setting, value) != value:
+            say(f"{setting}: {then[setting]} then, {value} now")

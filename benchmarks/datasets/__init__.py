@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.datasets.base import Dataset
-from methods.base import InputError, did_you_mean
+from methods.base import InputError, did_you_mean, expand_path
 
 
 def available() -> list[str]:
@@ -41,11 +41,6 @@ def variable(name: str) -> str:
 def default_root(name: str) -> Path:
     """Where a data set is looked for if no root is given: $PROCTOR_<NAME>_ROOT, else data/<name>."""
     return expand_path(os.environ.get(variable(name)) or Path("data") / name)
-
-
-def expand_path(path: str | Path) -> Path:
-    """The path with `~` and environment variables replaced."""
-    return Path(os.path.expanduser(os.path.expandvars(path)))  # unknown users and variables stay as they are
 
 
 def load(name: str, root: str | Path | None = None, categories: Sequence[str] | None = None) -> Dataset:

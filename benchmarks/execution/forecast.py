@@ -11,6 +11,7 @@ from benchmarks import records, results
 from benchmarks.execution import executors
 from benchmarks.params import Executor as Settings
 from benchmarks.plan import Run
+from benchmarks.wording import counted
 
 
 class Forecast(NamedTuple):
@@ -48,14 +49,16 @@ def sentences(pending: Sequence[Run], settings: Settings) -> list[str]:
     known = len([run for run in pending if run.group not in total.unknown])
     lines = []
     if known:
-        lines.append(f"{known} runs: about {total.hours:.2g} {unit} and {total.bytes / 2**30:.2g} GiB of predictions.")
+        lines.append(
+            f"{counted(known, 'run')}: about {total.hours:.2g} {unit} and {total.bytes / 2**30:.2g} GiB of predictions."
+        )
         if total.peak_device_bytes:
             lines.append(f"Earlier runs took up to {total.peak_device_bytes / 2**30:.1f} GiB of a GPU's memory.")
     if total.unknown:
-        rest = f" and {len(total.unknown) - 3} more groups" if len(total.unknown) > 3 else ""
+        rest = f" and {counted(len(total.unknown) - 3, 'more group')}" if len(total.unknown) > 3 else ""
         lines.append(
-            f"{len(pending) - known} runs: cost unknown, for there is no record yet of "
-            f"{', '.join(total.unknown[:3])}{rest}; one run of each would tell (`proctor run --variant … --seed …`)."
+            f"{counted(len(pending) - known, 'run')}: cost unknown, because there is no record yet of "
+            f"{', '.join(total.unknown[:3])}{rest}; one run of each would give it (`proctor run --variant … --seed …`)."
         )
     return [*lines, *filter(None, [executor.forecast(pending)])]
 
