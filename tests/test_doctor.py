@@ -183,7 +183,7 @@ def test_a_stated_root_that_is_missing_starts_no_generation(
                 yaml.safe_dump(values.model_copy(update={"roots": {}}).model_dump(mode="json", exclude_unset=True))
             )
         result = CliRunner().invoke(cli.app, ["plan"], env=variable)
-        assert isinstance(result.exception, InputError) and "no such folder" in str(result.exception)
+        assert isinstance(result.exception, InputError) and "There is no folder" in str(result.exception)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["own_methods", "params.yaml"]
 
 
@@ -191,7 +191,7 @@ def test_unknown_names_are_found_at_once(tree: Path, own_methods: Path) -> None:
     values = suite(tree, datasets=["folder", "vsa"], methods=["brigth", "dim"], conventions=["dfault"])
     assert {(finding.what, finding.message.partition("Did")[0].partition("did")[0]) for finding in found(values)} == {
         ("vsa", "There is no data set 'vsa'. "),
-        ("brigth", "There is no method 'brigth': "),
+        ("brigth", "There is no method 'brigth'. "),
         ("conventions", "there is no convention 'dfault'. "),
     }
 
