@@ -247,7 +247,7 @@ def _write(path: Path, dtype: np.dtype, shape: tuple[int, ...], blocks: Iterable
             stream.flush()
             os.fsync(stream.fileno())
     except OSError as error:
-        raise CacheError(f"The cache {path.parent.parent} cannot be written: {error.strerror or error}.") from error
+        raise CacheError(f"The cache {path.parents[2]} cannot be written: {error.strerror or error}.") from error
 
 
 @cache
