@@ -98,7 +98,7 @@ def _parsed(source: str) -> _Parsed:
         if isinstance(node, ast.Import | ast.ImportFrom) or (isinstance(node, ast.Call) and _is_import(node.func))
     )
     bound = symtable.symtable(source, "", "exec").get_symbols()  # of the module itself, not of its functions
-    names = frozenset(symbol.get_name() for symbol in bound if symbol.is_assigned() or symbol.is_imported())
+    names = frozenset(symbol.get_name() for symbol in bound if symbol.is_assigned())
     return _Parsed(ast.unparse(tree), tuple(imports), names)
 
 

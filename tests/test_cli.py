@@ -111,6 +111,8 @@ def test_use_says_what_it_kept_and_what_it_replaced(proctor: Callable[..., Ended
 
 
 def test_names_are_printed_as_they_are(proctor: Callable[..., Ended], project: Path) -> None:
+    (project / "[raw]:smile:[b].yaml").write_text(yaml.safe_dump(SUITE))
+    assert "the suite '[raw]:smile:[b].yaml';" in proctor("use", "[raw]:smile:[b].yaml").err
     assert "'[raw]/:smile:[/].yaml'" in proctor("use", "[raw]/:smile:[/].yaml").err
     (project / "params.yaml").unlink()
     assert f"error: There is no params.yaml in {project}: run proctor" in proctor("plan").err

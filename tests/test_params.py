@@ -343,6 +343,13 @@ def test_a_suite_of_your_own_may_leave_out_what_has_a_default(text: str, target:
     assert params.load(target).roots["toy"].name == "toy"
 
 
+def test_a_byte_order_mark_is_not_carried_into_the_new_file(target: Path) -> None:
+    target.write_text("executor: {jobs: 2}  # both cores\n" + TEXT, encoding="utf-8-sig")
+    suite_files.select("toy", target)
+    assert target.read_text().endswith("\nexecutor: {jobs: 2}  # both cores\n")
+    assert params.load(target).executor.jobs == 2
+
+
 def test_an_entry_of_the_suite_replaces_yours_which_stays_as_a_comment(target: Path) -> None:
     (target.parent / "mine.yaml").write_text(TEXT + "roots: {toy: /theirs}\n")
     assert suite_files.select(str(target.parent / "mine.yaml"), target).replaced == ["roots"]
