@@ -142,9 +142,9 @@ def _metrics(dataset: str) -> list[tuple[str, str]]:
     """Every metric and convention of the suite `full`."""
     found = [(f"image_{kind}", "folder label") for kind in ("auroc", "ap", "f1_max")]
     for convention in CONVENTIONS.values():
-        described = convention.describe((256, 256))
+        described = convention.describe()
         if convention.pro != "saturated":
-            at_size = described[described.index("mask") :]
+            at_size = convention.describe_pixels()
             found += [*((f"pixel_{kind}", at_size) for kind in ("auroc", "ap", "f1_max")), ("aupro", described)]
         elif dataset == "mvtec_loco":
             found.append(("spro", described))

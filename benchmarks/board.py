@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from benchmarks import datasets, protocols
-from benchmarks.score import IMAGE_METRICS, PIXEL_METRICS
+from benchmarks.metrics.registry import METRICS
 from benchmarks.submission import Record, complaint
 from methods.base import InputError
 
@@ -74,7 +74,7 @@ def _inconsistencies(record: Record) -> list[str]:
     for values, allowed, what in (
         ({record.protocol}, protocols.available(), "protocol"),
         ({record.selection}, ["last", "validation", "oracle"], "selection"),
-        ({row.metric for row in record.metrics}, [*IMAGE_METRICS, *PIXEL_METRICS, "aupro", "spro"], "metric"),
+        ({row.metric for row in record.metrics}, list(METRICS), "metric"),
         ({row.category for row in record.metrics} if categories else set(), list(categories), "category"),
     ):
         if unknown := sorted(values - set(allowed)):

@@ -31,7 +31,7 @@ from benchmarks.datasets.base import Item
 from benchmarks.datasets.mvtec_ad import MVTecAD
 from benchmarks.datasets.mvtec_ad_2 import MVTecAD2
 from benchmarks.datasets.mvtec_loco import MVTecLOCO
-from benchmarks.metrics.conventions import fit_maps
+from benchmarks.metrics.resize import fit_map
 from benchmarks.runs import Run
 from benchmarks.store import State
 from methods.base import InputError
@@ -120,7 +120,7 @@ def _native(items: Sequence[Item], keys: Sequence[str], maps: NDArray[np.float32
     for key, one in zip(keys, maps, strict=True):
         if key not in images:
             raise InputError(f"{key} was predicted, but is no longer in the data set. Restore it, or run `dvc repro`.")
-        yield key, fit_maps(one[None], image_size(images[key]))[0]
+        yield key, fit_map(one, image_size(images[key]))
 
 
 def _refuse_incomplete(found: set[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,23 +13,14 @@ from benchmarks import datasets, details, interference, store
 from benchmarks.datasets.base import Dataset, Item, Truth
 from benchmarks.interference import Probe
 from benchmarks.metrics import detection, localization
-from benchmarks.metrics.conventions import CONVENTIONS, Convention, fit_maps, fit_masks
+from benchmarks.metrics.conventions import CONVENTIONS, Convention
 from benchmarks.metrics.detection import UndefinedMetric
-from benchmarks.metrics.localization import GroundTruth
+from benchmarks.metrics.localization import GroundTruth, Pixels
+from benchmarks.metrics.registry import METRICS
+from benchmarks.metrics.resize import Size, fit_maps, fit_masks
 from benchmarks.runs import Run
+from benchmarks.schema import IMAGE_CONVENTION, PROBE_COLUMNS, SCORE_COLUMNS
 from methods.base import InputError
-
-COLUMNS = [
-    "variant", "method", "dataset", "protocol", "category", "seed", "subset", "metric", "convention", "selection",
-    "teacher", "value", "reason", "images", "anomalous", "fingerprint", "record",
-]  # fmt: skip
-PROBE_COLUMNS = [column for name in COLUMNS for column in (["probe", "ratio"] if name == "subset" else [name])]
-IMAGE_METRICS: dict[str, Callable[..., float]] = {
-    "image_auroc": detection.auroc,
-    "image_ap": detection.average_precision,
-    "image_f1_max": detection.f1_max,
-}
-PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1_max")
 
 
 class Cell(NamedTuple):
@@ -62,15 +53,16 @@ def score_group(group: str, runs: Sequence[Run], conventions: Sequence[str]) -> 
         items = _items(dataset, category, of_category[0].keys)
         truths = [dataset.truth(item) for item in items]
         rows += category_rows(truths, of_category, known)
+        defects = details.defects(truths)
         for cell in of_category:
-            details.write(details.folder(group), cell.about, items, truths, cell.scores, cell.maps)
+            details.write(details.folder(group), cell.about, items, truths, defects, cell.scores, cell.maps)
         if settings := runs[0].interference:
             drawn = interference.probes(dataset, category, **settings)
             probed = [cell.probes for cell in of_category if cell.probes]
             probe_rows += _probe_rows(dataset, drawn, probed, truths, of_category)
             for cell in probed:
                 details.write_composites(details.folder(group), cell.about, dataset, drawn, cell.maps)
-    _write("scores", group, rows, COLUMNS)
+    _write("scores", group, rows, SCORE_COLUMNS)
     _write("interference", group, probe_rows, PROBE_COLUMNS)
 
 
@@ -87,20 +79,20 @@ def score_runs(runs: Sequence[Run], conventions: Sequence[str]) -> pd.DataFrame:
         for cell in _cells(run):
             truths = [dataset.truth(item) for item in _items(dataset, cell.about["category"], cell.keys)]
             rows += category_rows(truths, [cell], known)
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=list(SCORE_COLUMNS))
 
 
 def _conventions(names: Sequence[str]) -> list[Convention]:
     for name in names:
         if name not in CONVENTIONS:
             raise InputError(f"params.yaml: there is no convention {name!r}; it may be {', '.join(CONVENTIONS)}.")
-    return [CONVENTIONS[name] for name in names]
+    return [CONVENTIONS[name] for name in dict.fromkeys(names)]
 
 
-def _write(folder: str, group: str, rows: list[dict[str, Any]], columns: list[str]) -> None:
+def _write(folder: str, group: str, rows: list[dict[str, Any]], columns: Sequence[str]) -> None:
     target = store.RESULTS / folder / f"{group}.csv"
     target.parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows, columns=columns).to_csv(target, index=False)
+    pd.DataFrame(rows, columns=list(columns)).to_csv(target, index=False)
 
 
 def _cells(run: Run) -> Iterator[Cell]:
@@ -143,66 +135,54 @@ def category_rows(
             picked = [cell._replace(scores=cell.scores[chosen], maps=cell.maps[chosen]) for cell in cells]
         labels = np.array([truth.anomalous for truth in of_subset])
         about = {"subset": subset, "images": len(of_subset), "anomalous": int(labels.sum())}
-        for cell in picked:
-            for metric, compute in IMAGE_METRICS.items():
-                named = {"metric": metric, "convention": "folder label"}
-                yield cell.about | about | named | _value(compute, labels, cell.scores)
-        pixel = [convention for convention in conventions if convention.pro != "saturated"]
-        for row in _pixel_rows(of_subset, picked, pixel):
+        for row in [*_image_rows(labels, picked), *_map_rows(of_subset, picked, conventions)]:
             yield about | row
-        for convention in conventions:
-            if convention.pro == "saturated":
-                for row in _spro_rows(of_subset, picked, convention):
-                    yield about | row
 
 
-def _pixel_rows(
+def _image_rows(labels: np.ndarray, cells: Sequence[Cell]) -> Iterator[dict[str, Any]]:
+    for cell in cells:
+        for name, metric in METRICS.items():
+            if metric.level == "image":
+                row = {"metric": name, "convention": IMAGE_CONVENTION}
+                yield cell.about | row | _value(metric.compute, labels, cell.scores)
+
+
+def _map_rows(
     truths: Sequence[Truth], cells: Sequence[Cell], conventions: Sequence[Convention]
 ) -> Iterator[dict[str, Any]]:
-    """Pixel metrics and AUPRO. Conventions that evaluate at one size and mask threshold share the work and the rows."""
-    shape = cells[0].maps.shape[1:]
-    frames: dict[tuple[tuple[int, int], float], dict[str, Convention]] = {}
+    """Metrics of pixels and regions. Conventions that evaluate the same pixels share the work and the rows of pixels.
+
+    A convention with saturated regions gives rows for data sets that annotate such regions alone, and none of pixels.
+    """
+    shared: dict[tuple[str, bool], list[Convention]] = {}
     for convention in conventions:
-        frame = convention.target(shape, truths[0].mask.shape), convention.mask_threshold
-        frames.setdefault(frame, {})[convention.describe(shape)] = convention
-    for (size, threshold), described in frames.items():
-        prepared = localization.prepare(fit_masks([truth.mask for truth in truths], size, threshold))
+        shared.setdefault((convention.describe_pixels(), convention.pro == "saturated"), []).append(convention)
+    for (_, saturated), of_pixels in shared.items():
+        if saturated and not any(truth.regions for truth in truths):
+            continue
+        sizes = of_pixels[0].sizes(cells[0].maps.shape[1:], [truth.mask.shape for truth in truths])
+        prepared = _prepare(truths, sizes, of_pixels[0])
         for cell in cells:
-            for row in _frame_rows(cell.maps, size, prepared, described):
+            for row in _pixels_rows(Pixels(fit_maps(cell.maps, sizes), prepared), of_pixels):
                 yield cell.about | row
 
 
-def _frame_rows(
-    maps: np.ndarray, size: tuple[int, int], truth: GroundTruth, described: Mapping[str, Convention]
-) -> Iterator[dict[str, Any]]:
-    shape, maps = maps.shape[1:], fit_maps(maps, size)
-    values: dict[str, Any] = dict.fromkeys(PIXEL_METRICS)
-    reason = ""
-    try:
-        limits = [convention.fpr_limit for convention in described.values()]
-        values = dict(localization.pixel_metrics(maps, truth, limits))
-    except UndefinedMetric as error:
-        reason = str(error)
-    for of_pixels in dict.fromkeys(convention.describe_pixels(shape) for convention in described.values()):
-        for metric in PIXEL_METRICS:
-            yield {"metric": metric, "convention": of_pixels, "value": values[metric], "reason": reason}
-    for words, convention in described.items():
-        named = {"metric": "aupro", "convention": words}
-        if convention.pro == "pooled" and not reason:
-            yield named | {"value": values["aupro"][convention.fpr_limit], "reason": ""}
-        else:
-            yield named | _value(convention.aupro, maps, truth)
+def _prepare(truths: Sequence[Truth], sizes: Sequence[Size], convention: Convention) -> GroundTruth:
+    if convention.pro == "saturated":
+        return localization.prepare_regions([[(r.mask, r.saturation) for r in t.regions] for t in truths], sizes)
+    masks = [truth.mask for truth in truths]
+    return localization.prepare(fit_masks(masks, sizes, convention.masks) if convention.masks else masks)
 
 
-def _spro_rows(truths: Sequence[Truth], cells: Sequence[Cell], convention: Convention) -> Iterator[dict[str, Any]]:
-    """sPRO, for data sets that give their regions a saturation; no row for others."""
-    if not any(truth.regions for truth in truths):
-        return
-    size = convention.target(cells[0].maps.shape[1:], truths[0].mask.shape)
-    prepared = localization.prepare_regions([[(r.mask, r.saturation) for r in t.regions] for t in truths], size)
-    for cell in cells:
-        named = {"metric": "spro", "convention": convention.describe(cell.maps.shape[1:])}
-        yield cell.about | named | _value(convention.aupro, fit_maps(cell.maps, size), prepared)
+def _pixels_rows(pixels: Pixels, conventions: Sequence[Convention]) -> Iterator[dict[str, Any]]:
+    """The rows of one cell under conventions that evaluate the same pixels."""
+    for name, metric in METRICS.items():
+        if metric.level == "pixel" and conventions[0].pro != "saturated":
+            yield {"metric": name, "convention": conventions[0].describe_pixels()} | _value(metric.compute, pixels)
+        for convention in conventions:
+            if metric.level == "region" and convention.pro in metric.under:
+                row = {"metric": name, "convention": convention.describe()}
+                yield row | _value(metric.compute, pixels, convention)
 
 
 def _probe_rows(
@@ -232,7 +212,7 @@ def _probe_rows(
         if kind == "cut_paste":
             pasted = [Truth(True, interference.mask(dataset, drawn[i]), (), kind) for i in chosen]
             found = [cell._replace(scores=cell.scores[chosen], maps=cell.maps[chosen]) for cell in probed]
-            for row in _pixel_rows(pasted, found, [CONVENTIONS["default"]]):
+            for row in _map_rows(pasted, found, [CONVENTIONS["default"]]):
                 yield about | {"images": len(chosen)} | row
 
 

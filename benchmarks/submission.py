@@ -12,6 +12,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, JsonValue, StringConstraints, ValidationError, model_validator
 
+from benchmarks.metrics.registry import METRICS
+
 FORMAT = "leaderboard/bundle-format.md"
 MANIFEST = "manifest.json"
 
@@ -55,7 +57,14 @@ class Value(_Model):
     metric: Name
     convention: Phrase
     seed: Seed
-    value: float = Field(ge=0, le=1)
+    value: float = Field(allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Value:
+        if self.metric in METRICS and not METRICS[self.metric].is_possible(self.value):
+            lowest, highest = METRICS[self.metric].bounds
+            raise ValueError(f"{self.metric} lies in [{lowest:g}, {highest:g}], not at {self.value:g}")
+        return self
 
     @property
     def place(self) -> tuple[str, int, str, str, str]:

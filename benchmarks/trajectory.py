@@ -16,9 +16,9 @@ import pandas as pd
 
 from benchmarks.datasets.base import Dataset
 from benchmarks.metrics import detection, localization
-from benchmarks.metrics.conventions import fit_masks
 from benchmarks.metrics.detection import UndefinedMetric
-from benchmarks.metrics.localization import GroundTruth
+from benchmarks.metrics.localization import GroundTruth, Pixels
+from benchmarks.metrics.resize import fit_masks
 from benchmarks.protocols import Split
 from methods.base import Judge, Prediction, Sample
 
@@ -36,7 +36,7 @@ def judge(dataset: Dataset, split: Split) -> Judge:
     def truth(category: str, size: tuple[int, int]) -> tuple[list[bool], GroundTruth]:
         """Labels of a category's images, and their masks prepared for maps of (h, w)."""
         truths = [dataset.truth(item) for item in split.test[category]]
-        masks = fit_masks([truth.mask for truth in truths], size, 0)
+        masks = fit_masks([truth.mask for truth in truths], [size] * len(truths), "mask>0")
         return [truth.anomalous for truth in truths], localization.prepare(masks)
 
     def measure(predict: Callable[[Sequence[Sample]], Iterator[Prediction]]) -> dict[str, float]:
@@ -50,11 +50,11 @@ def judge(dataset: Dataset, split: Split) -> Judge:
             with suppress(UndefinedMetric):
                 row["image_auroc"] = detection.auroc(labels, [answer.score for answer in answers])
             with suppress(UndefinedMetric):
-                pixels = localization.pixel_metrics(maps, defects)
+                pixels = Pixels(maps, defects)
                 row |= {
-                    "pixel_auroc": pixels["pixel_auroc"],
-                    "pixel_ap": pixels["pixel_ap"],
-                    "aupro": pixels["aupro"][0.3],
+                    "pixel_auroc": localization.auroc(pixels),
+                    "pixel_ap": localization.average_precision(pixels),
+                    "aupro": localization.pooled_pro(pixels, 0.3),
                 }
             rows.append(row)
         return {str(metric): float(value) for metric, value in pd.DataFrame(rows).mean().items()}

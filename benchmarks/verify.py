@@ -25,7 +25,8 @@ from benchmarks.metrics.conventions import CONVENTIONS, Convention
 from benchmarks.submission import MAX_CELL_BYTES, Manifest, Map, Value
 from methods.base import InputError
 
-TOLERANCE = 1e-6  # of a fraction in [0, 1]: another order of summation differs by 1e-12, another map by more
+# Absolute, and relative above 1: of fractions another order of summation differs by 1e-12, another map by more.
+TOLERANCE = 1e-6
 MAX_VALUE = 1e30  # of a map: room for sums and for float32's range
 SHOWN = 20  # faults and differing values that are named one by one
 
@@ -50,7 +51,7 @@ class Compared(NamedTuple):
 
     @property
     def agrees(self) -> bool:
-        return self.difference is not None and abs(self.difference) <= TOLERANCE
+        return self.difference is not None and abs(self.difference) <= TOLERANCE * max(1, abs(self.claim.value))
 
 
 class Fault(NamedTuple):
@@ -181,7 +182,7 @@ def _score(
         truths = truths or [dataset.truth(items[entry.image]) for entry in listed]
         scores = np.array([entry.score for entry in listed])
         cell = score.Cell({"category": category, "seed": seed}, [entry.image for entry in listed], scores, maps)
-        for row in score.category_rows(truths, [cell], _conventions({c.convention for c in claimed}, maps.shape[1:])):
+        for row in score.category_rows(truths, [cell], _conventions({c.convention for c in claimed})):
             place = (category, seed, row["subset"], row["metric"], row["convention"])
             found[place] = Recomputed(row["value"], row["reason"])
     return found
@@ -216,16 +217,16 @@ def _read_maps(
     return maps, faults
 
 
-def _conventions(claimed: AbstractSet[str], size: tuple[int, int]) -> list[Convention]:
-    """The conventions that these texts name, for maps of this size (h, w).
+def _conventions(claimed: AbstractSet[str]) -> list[Convention]:
+    """The conventions that these texts name.
 
     Pixel metrics say less of their convention than PRO does; where only they are claimed, any one that fits will do.
     """
     by_pixels: dict[str, list[Convention]] = {}
     for convention in CONVENTIONS.values():
-        by_pixels.setdefault(convention.describe_pixels(size), []).append(convention)
+        by_pixels.setdefault(convention.describe_pixels(), []).append(convention)
     chosen = []
     for text, alike in by_pixels.items():
-        named = [convention for convention in alike if convention.describe(size) in claimed]
+        named = [convention for convention in alike if convention.describe() in claimed]
         chosen += named or (alike[:1] if text in claimed else [])
     return chosen
