@@ -10,7 +10,7 @@ from datetime import date
 from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, JsonValue, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, Field, JsonValue, StringConstraints, ValidationError, ValidationInfo, field_validator, model_validator
 
 from benchmarks.metrics.registry import METRICS
 
@@ -59,12 +59,13 @@ class Value(_Model):
     seed: Seed
     value: float = Field(allow_inf_nan=False)
 
-    @model_validator(mode="after")
-    def _is_possible(self) -> Value:
-        if self.metric in METRICS and not METRICS[self.metric].is_possible(self.value):
-            lowest, highest = METRICS[self.metric].bounds
-            raise ValueError(f"{self.metric} lies in [{lowest:g}, {highest:g}], not at {self.value:g}")
-        return self
+    @field_validator("value")
+    @classmethod
+    def _is_possible(cls, value: float, info: ValidationInfo) -> float:
+        metric = METRICS.get(info.data.get("metric", ""))
+        if metric and not metric.is_possible(value):
+            raise ValueError(f"{metric.title} lies in [{metric.bounds[0]:g}, {metric.bounds[1]:g}]")
+        return value
 
     @property
     def place(self) -> tuple[str, int, str, str, str]:

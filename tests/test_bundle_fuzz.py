@@ -34,9 +34,9 @@ NASTY_VALUES = (
     '"maps/seed0/screw/test/good/000.npy"', "9007199254740993", '"screw"', '"image_auroc"', '"folder label"',
 )  # fmt: skip
 OTHER_CONVENTIONS = (
-    "rescaled, FPR<=0.3, mask>0, 256 px",
+    "rescaled, FPR<=0.3, mask>0 not antialiased, 256 px",
     "per_image, FPR<0.3, mask>0.5, 256 px",
-    "saturated, FPR<=0.05, mask>0, native px",
+    "saturated, FPR<=0.05, native size",
     "mask>0.5, 256 px",
 )
 Members = list[tuple[tarfile.TarInfo, bytes]]
@@ -72,7 +72,7 @@ def honest() -> tuple[dict[str, Any], list[bytes]]:
         for image, one in zip(images, maps[seed], strict=True):
             contents.append(npy(one))
             listed.append({"image": image, "seed": seed, "score": float(one.max())} | hashes(contents[-1]))
-    texts = {"image_auroc": "folder label", "pixel_auroc": "mask>0, 8 px", "aupro": "pooled, FPR<=0.3, mask>0, 8 px"}
+    texts = {"image_auroc": "folder label", "pixel_auroc": "native size", "aupro": "pooled, FPR<=0.3, native size"}
     claims = [
         {"category": "screw", "metric": metric, "convention": text, "seed": seed, "value": 0.5}
         for seed in (0, 1)
@@ -362,7 +362,7 @@ def test_a_mutant_is_refused_or_scored_right(
             did, WATCHED = WATCHED, None
         assert not did, did
         for value in report.values:
-            if value.recomputed is not None and value.claim.convention in ("folder label", "mask>0, 8 px"):
+            if value.recomputed is not None and value.claim.convention in ("folder label", "native size"):
                 scored += 1
                 right = expected(path, value.claim.seed)[value.claim.metric]
                 assert value.recomputed == pytest.approx(right), (number, value)

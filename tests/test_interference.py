@@ -19,6 +19,7 @@ from benchmarks import datasets, interference, params, runner, runs, score, stor
 from benchmarks.datasets.base import Dataset
 from benchmarks.interference import Probe
 from benchmarks.runs import Run
+from benchmarks.schema import PROBE_COLUMNS
 from benchmarks.store import State
 from methods.base import InputError
 from reports import build, tables
@@ -299,7 +300,7 @@ def test_a_row_says_which_probe_it_is_about_and_how_many_images(plain_root: Path
     execute(planned)
     rows = scored(planned)
     dark = rows[rows.category == "dark"].set_index(["probe", "ratio", "metric"])
-    assert list(rows.columns) == score.PROBE_COLUMNS
+    assert tuple(rows.columns) == PROBE_COLUMNS
     assert set(dark.index) == {
         *(("mixup", ratio, "image_auroc") for ratio in (0.3, 0.7)),
         *(("cut_paste", 0.25, m) for m in ("image_auroc", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro")),

@@ -21,7 +21,7 @@ def test_a_judge_agrees_with_the_scores_of_the_stored_predictions(toy_root: Path
     (run,) = expand(toy_root)
     runner.execute(run, "cpu", 1, 1.0)
     store.collect(run)
-    rows = scored(run).query("subset == 'all'").groupby("metric")["value"].mean()
+    rows = scored(run, "map_size").query("subset == 'all'").groupby("metric")["value"].mean()
     dataset = datasets.load("toy", toy_root)
     (split,) = protocols.expand("multi_class", dataset)
     _, predictions = store.load(store.result_dir(run))

@@ -153,14 +153,17 @@ class Pixels:
         """The maps one after another.
 
         Raises:
-            ValueError: a map holds NaN or infinity, is not float as the first is, or is not of its truth's size.
+            ValueError: a map holds NaN or infinity, is not float, or differs from the first in dtype or from its
+                ground truth in size.
         """
         if len(self.maps) != len(self.truth.sizes):
             raise ValueError(f"{len(self.maps)} anomaly maps for the ground truth of {len(self.truth.sizes)} images")
         dtype = self.maps[0].dtype
+        if not np.issubdtype(dtype, np.floating):
+            raise ValueError(f"anomaly maps must be float, not {dtype}")
         for image, (one, size) in enumerate(zip(self.maps, self.truth.sizes, strict=True)):
-            if one.shape != size or one.dtype != dtype or not np.issubdtype(dtype, np.floating):
-                raise ValueError(f"the map of image {image} must be {size} float, not {one.shape} {one.dtype}")
+            if one.shape != size or one.dtype != dtype:
+                raise ValueError(f"the map of image {image} must be {size} {dtype}, not {one.shape} {one.dtype}")
             if not np.isfinite(one).all():
                 raise ValueError(f"the anomaly map of image {image} holds NaN or infinity")
             yield one
