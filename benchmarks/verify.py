@@ -222,11 +222,8 @@ def _conventions(claimed: AbstractSet[str]) -> list[Convention]:
 
     Pixel metrics say less of their convention than PRO does; where only they are claimed, any one that fits will do.
     """
-    by_pixels: dict[str, list[Convention]] = {}
-    for convention in CONVENTIONS.values():
-        by_pixels.setdefault(convention.describe_pixels(), []).append(convention)
-    chosen = []
-    for text, alike in by_pixels.items():
-        named = [convention for convention in alike if convention.describe() in claimed]
-        chosen += named or (alike[:1] if text in claimed else [])
+    chosen = [convention for convention in CONVENTIONS.values() if convention.describe() in claimed]
+    of_pixels = [convention for convention in CONVENTIONS.values() if convention.pro != "saturated"]
+    for text in claimed - {convention.describe_pixels() for convention in chosen if convention in of_pixels}:
+        chosen += [convention for convention in of_pixels if convention.describe_pixels() == text][:1]
     return chosen

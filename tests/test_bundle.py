@@ -100,6 +100,13 @@ def test_every_value_of_own_runs_is_recomputed_exactly(made: Path, toy_root: Pat
     assert max(abs(value.difference) for value in report.values) < 1e-12
 
 
+def test_a_part_of_the_values_may_be_claimed(made: Path, toy_root: Path, tmp_path: Path) -> None:
+    manifest, members = unpack(made)
+    manifest["claims"] = [claim for claim in manifest["claims"] if claim["metric"] in ("pixel_ap", "spro")]
+    report = verify.verify(pack(tmp_path / "part.tar.gz", manifest, members), toy_root)
+    assert report.agrees and {value.claim.metric for value in report.values} == {"pixel_ap", "spro"}
+
+
 def test_equal_records_give_equal_bytes(made: Path, tmp_path: Path) -> None:
     again, reordered = (
         tmp_path / "again.tar.gz",
