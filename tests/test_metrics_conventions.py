@@ -1,16 +1,23 @@
 """Conventions: what each says of itself, and that scoring gives what a slow reading of its rule gives."""
 
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
 import reference_metrics as reference
+from PIL import Image
+from scipy.ndimage import gaussian_filter
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from benchmarks import score
+from benchmarks import datasets, score
+from benchmarks.bench_metrics import argsort_aupro
 from benchmarks.datasets.base import Region, Truth
 from benchmarks.metrics.conventions import CONVENTIONS
-from benchmarks.metrics.resize import MASK_RULES
+from benchmarks.metrics.localization import Pixels, average_precision, pooled_pro, prepare
+from benchmarks.metrics.resize import MASK_RULES, fit_map
+
+SHARED = Path(__file__).parent.parent.parent / "shared" / "data" / "mvtec_ad"
 
 
 def test_each_convention_says_what_it_is():
@@ -144,3 +151,29 @@ def test_any_two_conventions_are_further_apart_than_that_tolerance():
 @pytest.mark.parametrize("name", CONVENTIONS)
 def test_which_image_comes_first_changes_nothing_though_their_sizes_differ(name):
     assert scored(name, [2, 0, 1]) == pytest.approx(scored(name), abs=1e-12)
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not there")
+def test_on_real_images_float16_costs_little_and_small_dilated_masks_flatter():
+    dataset = datasets.load("mvtec_ad", SHARED, ["toothbrush"])
+    mean = np.mean([grey(item.image) for item in dataset.items("toothbrush", "train")], axis=0)
+    items = dataset.items("toothbrush", "test")
+    maps = np.stack([gaussian_filter(abs(grey(item.image) - mean), 2) for item in items])
+    truths = [dataset.truth(item) for item in items]
+    cell = score.Cell({}, [item.key for item in items], maps.max((1, 2)), maps)
+    rows = score.category_rows(truths, [cell], [CONVENTIONS["default"], CONVENTIONS["map_size"]])
+    found = {(row["metric"], row["convention"]): row["value"] for row in rows}
+    masks = np.stack([truth.mask for truth in truths])
+    native = np.stack([fit_map(one, mask.shape) for one, mask in zip(maps, masks, strict=True)])
+    assert found["aupro", "pooled, FPR<=0.3, native size"] == pytest.approx(argsort_aupro(native, masks), abs=1e-9)
+    precision = found["pixel_ap", "native size"]
+    assert precision == pytest.approx(average_precision_score(masks.ravel(), native.ravel()), abs=1e-9)
+    assert found["pixel_ap", "mask>0, size of the maps"] > 1.02 * precision
+    rounded = Pixels(native.astype(np.float16), prepare(masks))
+    assert pooled_pro(rounded) == pytest.approx(found["aupro", "pooled, FPR<=0.3, native size"], abs=1e-5)
+    assert average_precision(rounded) == pytest.approx(precision, abs=5e-4)
+
+
+def grey(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("L").resize((128, 128)), np.float32) / 255
