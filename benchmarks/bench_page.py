@@ -28,7 +28,7 @@ from scipy.ndimage import gaussian_filter
 import methods
 from benchmarks.metrics import detection
 from benchmarks.metrics.conventions import CONVENTIONS
-from benchmarks.scoring.score import COLUMNS
+from benchmarks.schema import SCORE_COLUMNS as COLUMNS
 from reports import build
 
 METHODS = ("rd", "fd", "snl", "snl_fd", "aand", "dskd")
@@ -108,7 +108,7 @@ def write(
                         rows += _write_run(results, run, [split] if split != "all" else names)
                 path = results / "scores" / f"{variant}-{dataset}-{protocol}.csv"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                pd.DataFrame(rows, columns=COLUMNS).to_csv(path, index=False)
+                pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(path, index=False)
 
 
 def _write_run(results: Path, run: Mapping[str, Any], categories: Sequence[str]) -> list[dict[str, Any]]:
@@ -142,9 +142,9 @@ def _metrics(dataset: str) -> list[tuple[str, str]]:
     """Every metric and convention of the suite `full`."""
     found = [(f"image_{kind}", "folder label") for kind in ("auroc", "ap", "f1_max")]
     for convention in CONVENTIONS.values():
-        described = convention.describe((256, 256))
+        described = convention.describe()
         if convention.pro != "saturated":
-            at_size = described[described.index("mask") :]
+            at_size = convention.describe_pixels()
             found += [*((f"pixel_{kind}", at_size) for kind in ("auroc", "ap", "f1_max")), ("aupro", described)]
         elif dataset == "mvtec_loco":
             found.append(("spro", described))

@@ -11,6 +11,7 @@ import pandas as pd
 from reports.tables import GROUP, MEAN
 
 COUNTS = Path(__file__).parent / "image_counts.csv"  # of the official data sets: training, normal and anomalous images
+NOT_STATED = "not stated"  # in `convention`
 NEEDS_CONVENTION = ("aupro", "spro")  # identical maps score up to 0.2 apart under two conventions
 RULE = (
     "Not comparable: the best-matching runs differ from the source in protocol, convention, selection, teacher, budget "
@@ -51,7 +52,7 @@ def differences(number: Mapping[Any, Any], measured: Mapping[Any, Any], how: Set
         "convention": (
             _convention_agrees(number, measured),
             measured["convention"],
-            number["convention"] or "unstated",
+            number["convention"] or NOT_STATED,
         ),
         "selection": (measured["selection"] == theirs["selection"], measured["selection"], theirs["selection"]),
         "teacher": (number["backbone"] in ("", teacher, teacher.split(".")[0]), teacher, number["backbone"]),
@@ -70,7 +71,7 @@ def _budget(of: Mapping[str, str], names: Iterable[str]) -> str:
 def _convention_agrees(number: Mapping[Any, Any], measured: Mapping[Any, Any]) -> bool:
     if number["metric"].startswith("image_"):
         return True
-    stated = set(filter(None, number["convention"].split(", ")))
+    stated = set(number["convention"].split(", ")) - {"", NOT_STATED}
     return stated <= {*measured["convention"].split(", ")} if stated else number["metric"] not in NEEDS_CONVENTION
 
 

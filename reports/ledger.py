@@ -139,7 +139,8 @@ def judge(number: Mapping[Any, Any], match: Match) -> tuple[str, str, float]:
     if match.unlike:
         return f"not comparable ({', '.join(match.unlike)})", match.differs, math.nan
     word, tolerance = verdict(number["value"], match.best["cell"])
-    is_other = number["metric"].startswith("image_") and number["convention"] not in ("", IMAGE_CONVENTION)
+    usual = ("", comparable.NOT_STATED, IMAGE_CONVENTION)
+    is_other = number["metric"].startswith("image_") and number["convention"] not in usual
     return word, f"the source takes the {number['convention']}" if is_other else "", tolerance
 
 

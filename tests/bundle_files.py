@@ -35,8 +35,8 @@ def valid() -> tuple[dict[str, Any], list[bytes]]:
             entries.append(entry | size_and_digest(contents[-1]))
     conventions = {
         "image_auroc": "folder label",
-        "pixel_auroc": "mask>0, 8 px",
-        "aupro": "pooled, FPR<=0.3, mask>0, 8 px",
+        "pixel_auroc": "native size",
+        "aupro": "pooled, FPR<=0.3, native size",
     }
     claims = [
         {"category": "screw", "metric": metric, "convention": convention, "seed": seed, "value": 0.5}

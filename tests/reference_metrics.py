@@ -89,3 +89,52 @@ def resized(image, size):
         weights = np.maximum(1 - distance, 0)
         image = np.moveaxis((weights / weights.sum(1, keepdims=True)) @ image, 0, axis)
     return image
+
+
+def bilinear(image, size):
+    """Bilinear without antialiasing, pixel by pixel: each centre between the four source pixels next to it."""
+    (old_height, old_width), values = image.shape, np.zeros(size)
+    for row in range(size[0]):
+        y = min(max((row + 0.5) * old_height / size[0] - 0.5, 0), old_height - 1)
+        top, bottom = int(y), min(int(y) + 1, old_height - 1)
+        for column in range(size[1]):
+            x = min(max((column + 0.5) * old_width / size[1] - 0.5, 0), old_width - 1)
+            left, right = int(x), min(int(x) + 1, old_width - 1)
+            upper = image[top, left] * (1 - x % 1) + image[top, right] * (x % 1)
+            lower = image[bottom, left] * (1 - x % 1) + image[bottom, right] * (x % 1)
+            values[row, column] = upper * (1 - y % 1) + lower * (y % 1)
+    return values
+
+
+def nearest(mask, size):
+    rows, columns = (
+        [int((i + 0.5) * old / new) for i in range(new)] for old, new in zip(mask.shape, size, strict=True)
+    )
+    return np.array([[mask[row, column] for column in columns] for row in rows])
+
+
+def rd_pro(one, mask):
+    """PRO of one image as RD4AD's `compute_pro` reads: thresholds rise by 1/200 of the range, FPR is scaled."""
+    regions, fpr, pro = [region for region, _ in components(mask)], [], []
+    for threshold in np.arange(one.min(), one.max(), (one.max() - one.min()) / 200):
+        found = one > threshold
+        false = np.sum(found & ~mask) / np.sum(~mask)
+        if false < 0.3:
+            fpr.append(false)
+            pro.append(np.mean([np.sum(found & region) / np.sum(region) for region in regions]))
+    return np.trapezoid(pro[::-1], np.array(fpr[::-1]) / max(fpr))
+
+
+def stfpm_pro(maps, masks):
+    """PRO as STFPM's `evaluate.py` reads: 4000 thresholds fall from the maximum; both axes are rescaled to [0, 1]."""
+    maps, masks, fpr, pro = np.stack(maps), np.stack(masks), [], []
+    regions = [(image, region) for image, mask in enumerate(masks) for region, _ in components(mask)]
+    for step in range(4000):
+        found = maps > maps.max() - step * (maps.max() - maps.min()) / 4000
+        false = np.sum(found & ~masks) / np.sum(~masks)
+        if false > 0.3:
+            break
+        fpr.append(false)
+        pro.append(np.mean([np.sum(found[image] & region) / np.sum(region) for image, region in regions]))
+    fpr, pro = ((values - np.min(values)) / np.ptp(values) for values in (fpr, pro))
+    return np.trapezoid(pro, fpr)

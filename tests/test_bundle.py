@@ -98,6 +98,13 @@ def test_every_value_of_own_runs_is_recomputed_exactly(made: Path, toy_root: Pat
     assert max(abs(value.difference) for value in report.values) < 1e-12
 
 
+def test_a_part_of_the_values_may_be_claimed(made: Path, toy_root: Path, tmp_path: Path) -> None:
+    manifest, members = unpack(made)
+    manifest["claims"] = [claim for claim in manifest["claims"] if claim["metric"] in ("pixel_ap", "spro")]
+    report = verify.verify(pack(tmp_path / "part.tar.gz", manifest, members), toy_root)
+    assert report.agrees and {value.claim.metric for value in report.values} == {"pixel_ap", "spro"}
+
+
 def test_equal_records_give_equal_bytes(made: Path, tmp_path: Path) -> None:
     again, reordered = (
         tmp_path / "again.tar.gz",
@@ -212,7 +219,7 @@ def test_images_that_are_missing_unknown_of_another_size_or_not_finite_are_named
 
 
 def test_a_value_must_be_possible_for_its_metric(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(METRICS, "distance", Metric("distance", "pixel", "lower", (0, float("inf"))))
+    monkeypatch.setitem(METRICS, "distance", Metric("distance", "pixel", lambda pixels: 0.0, "lower", (0, float("inf"))))
     fields = {"category": "cog", "convention": "folder label", "seed": 0}
     for metric, value in (("aupro", 0.0), ("aupro", 1.0), ("distance", 350.0), ("unknown", -2.0)):
         assert Value.model_validate(fields | {"metric": metric, "value": value}).value == value

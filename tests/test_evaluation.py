@@ -23,7 +23,7 @@ def test_the_evaluation_equals_the_scores_of_the_stored_predictions(toy_root: Pa
     (run,) = expand(toy_root)
     worker.execute(run, "cpu", 1, 1.0)
     status.collect(run)
-    rows = scored(run).query("subset == 'all'").groupby("metric")["value"].mean()
+    rows = scored(run, "map_size").query("subset == 'all'").groupby("metric")["value"].mean()
     dataset = datasets.load("toy", toy_root)
     (split,) = protocols.splits("multi_class", dataset, 0)
     _, predictions = results.load(results.result_dir(run))

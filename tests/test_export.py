@@ -17,6 +17,7 @@ from benchmarks.datasets._contents import read_all
 from benchmarks.datasets._problems import Problem
 from benchmarks.datasets.mvtec_ad_2 import MVTecAD2
 from benchmarks.execution import worker
+from benchmarks.metrics.resize import fit_map
 from benchmarks.plan import Run
 from benchmarks.scoring import score, summary
 from benchmarks.submissions import export
@@ -249,7 +250,7 @@ def test_the_archive_holds_float16_maps_that_lose_less_than_a_thousandth(
     }
     rough = np.stack([read_float16(members[f"mine/anomaly_images/{key}.tiff"]) for key in keys]).astype(float)
     _, _, stored = results.load_part(results.result_dir(planned[0]), "private")["can"]
-    fine = export.fit_maps(np.array(stored), (48, 64)).astype(float)
+    fine = np.stack([fit_map(one, (48, 64)) for one in stored]).astype(float)
     assert np.isfinite(rough).all()
     ratio = rough.max() / fine.max()
     assert np.log2(ratio) == pytest.approx(round(np.log2(ratio)), abs=1e-3), "a power of two, so no bit changes"
@@ -281,7 +282,7 @@ def test_thresholded_images_follow_the_rule_on_validation_pixels(
         above = float(rule) if stds is None else pixels.mean() + stds * pixels.std()
         values: set[int] = set()
         keys, _, maps = results.load_part(results.result_dir(run), "private")[run.split]
-        for key, fine in zip(keys, export.fit_maps(np.array(maps), (48, 64)), strict=True):
+        for key, fine in zip(keys, [fit_map(one, (48, 64)) for one in maps], strict=True):
             shown = np.asarray(Image.open(BytesIO(members[f"mine/anomaly_images_thresholded/{key}.png"])))
             assert shown.dtype == np.uint8
             np.testing.assert_array_equal(shown, np.where(fine > above, 255, 0))

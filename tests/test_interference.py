@@ -20,6 +20,7 @@ from benchmarks.datasets.base import Dataset
 from benchmarks.execution import worker
 from benchmarks.interference import Probe
 from benchmarks.plan import Run
+from benchmarks.schema import PROBE_COLUMNS
 from benchmarks.scoring import score
 from benchmarks.status import State
 from methods.base import InputError
@@ -301,7 +302,7 @@ def test_a_row_says_which_probe_it_is_about_and_how_many_images(plain_root: Path
     execute(planned)
     rows = scored(planned)
     dark = rows[rows.category == "dark"].set_index(["probe", "ratio", "metric"])
-    assert list(rows.columns) == score.PROBE_COLUMNS
+    assert tuple(rows.columns) == PROBE_COLUMNS
     assert set(dark.index) == {
         *(("mixup", ratio, "image_auroc") for ratio in (0.3, 0.7)),
         *(("cut_paste", 0.25, m) for m in ("image_auroc", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro")),

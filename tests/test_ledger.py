@@ -101,7 +101,7 @@ def test_what_differs_is_named(
 
 
 def test_what_a_source_does_not_state_does_not_count_as_different() -> None:
-    unstated = {"selection": "", "backbone": "", "image_size": "", "convention": "", "metric": "pixel_auroc"}
+    unstated = {"selection": "", "backbone": "", "image_size": "", "convention": "not stated", "metric": "pixel_auroc"}
     measured = rows([0.970, 0.9702], metric="pixel_auroc", convention="mask>0, 256 px", selection="validation")
     assert verdict_of(unstated, measured).word == "reproduced"
 

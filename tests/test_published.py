@@ -20,7 +20,7 @@ NUMBERS = EVERY[EVERY.status != published.ABSENT]
 
 def test_every_number_has_a_source_and_a_status() -> None:
     assert len(NUMBERS) > 2900
-    for column in ("paper", "table", "kind", "source", "unit"):
+    for column in ("paper", "table", "kind", "source", "unit", "convention"):
         assert (NUMBERS[column] != "").all()
     assert NUMBERS.status.str.startswith(("read", "secondary", published.ABSENT)).all()
 
@@ -60,7 +60,7 @@ def test_the_tables_of_dskd_are_whole() -> None:
 
 
 def test_the_official_conventions_are_spelt_as_the_scores_spell_them() -> None:
-    spelt = {CONVENTIONS[name].describe((256, 256)) for name in ("rd_official", "stfpm_official")}
+    spelt = {CONVENTIONS[name].describe() for name in ("rd_official", "stfpm_official")}
     assert spelt <= {*NUMBERS.convention}
 
 

@@ -12,6 +12,7 @@ from benchmarks import datasets, params, results, runs, score_files, status
 from benchmarks.datasets._files import read_image
 from benchmarks.execution import worker
 from benchmarks.plan import Run
+from benchmarks.schema import SCORE_COLUMNS
 from benchmarks.scoring import score, summary
 from benchmarks.status import State
 from methods.base import InputError
@@ -70,7 +71,7 @@ def test_the_record_says_how_the_numbers_were_made(toy_root: Path, own_methods: 
 def test_rows_equal_scikit_learn_on_each_kind_of_anomaly(toy_root: Path, own_methods: Path) -> None:
     (run,) = expand(toy_root)
     execute(run)
-    rows = scored(run).set_index(["category", "subset", "metric"])
+    rows = scored(run, "map_size").set_index(["category", "subset", "metric"])
     dataset = datasets.load("toy", toy_root)
     _, predictions = results.load(results.result_dir(run))
     keys, scores, maps = predictions["cog"]
@@ -146,22 +147,24 @@ def test_conventions_of_one_size_and_threshold_share_their_rows_and_every_choice
 ) -> None:
     (run,) = expand(toy_root)
     execute(run)
-    rows = scored(run, "default", "pooled_256", "pooled_256_half", "pooled_native", "rd_official", "stfpm_official")
+    rows = scored(run, "default", "map_size", "mvtec_ad_2", "pooled_256", "pooled_256_half", "rd_official")
     key = ["category", "subset", "metric", "convention"]
     assert not rows.duplicated(key).any()
     of_cog = rows[(rows["category"] == "cog") & (rows["subset"] == "all")].groupby("metric")["convention"].unique()
     assert list(of_cog["aupro"]) == [
-        "pooled, FPR<=0.3, mask>0, 32 px", "pooled, FPR<=0.3, mask>0, 256 px", "rescaled, FPR<=0.3, mask>0, 256 px",
+        "pooled, FPR<=0.3, native size", "pooled, FPR<=0.05, native size",
+        "pooled, FPR<=0.3, mask>0, size of the maps", "pooled, FPR<=0.3, mask>0, 256 px",
         "pooled, FPR<=0.3, mask>0.5, 256 px", "per_image, FPR<0.3, mask>0.5, 256 px",
-        "pooled, FPR<=0.3, mask>0, native px",
     ]  # fmt: skip
-    assert list(of_cog["pixel_ap"]) == ["mask>0, 32 px", "mask>0, 256 px", "mask>0.5, 256 px", "mask>0, native px"]
+    assert list(of_cog["pixel_ap"]) == [
+        "native size", "mask>0, size of the maps", "mask>0, 256 px", "mask>0.5, 256 px"
+    ]  # fmt: skip
 
 
 def test_an_unknown_convention_is_answered_with_those_there_are(toy_root: Path, own_methods: Path) -> None:
     (run,) = expand(toy_root)
     execute(run)
-    with pytest.raises(InputError, match=r"no convention 'rd'; it may be default, loco"):
+    with pytest.raises(InputError, match=r"no convention 'rd'. Known: default, map_size"):
         scored(run, "rd")
 
 
@@ -192,7 +195,9 @@ def test_means_are_over_categories_within_a_seed_first(results_folder: Path) -> 
     values = ((0, "cog", 0.5), (0, "tray", 0.7), (1, "cog", 0.9))
     rows = [named | {"seed": seed, "category": category, "value": value} for seed, category, value in values]
     (results_folder / "scores").mkdir(parents=True)
-    pd.DataFrame(rows, columns=score.COLUMNS).to_csv(results_folder / "scores" / "rd-toy-one_class.csv", index=False)
+    pd.DataFrame(rows, columns=list(SCORE_COLUMNS)).to_csv(
+        results_folder / "scores" / "rd-toy-one_class.csv", index=False
+    )
     score_files.seal(results_folder, "rd-toy-one_class", (results_folder / "scores").glob("*.csv"), {})
     summary.write(["rd-toy-one_class"])
     metrics = results.read_json(results_folder / "metrics" / "rd-toy-one_class.json")

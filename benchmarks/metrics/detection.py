@@ -116,22 +116,37 @@ def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
     Raises:
         UndefinedMetric: all images are normal, or all are anomalous.
         ValueError: a score is NaN or infinite, or the shapes differ.
+
+    >>> auroc([False, False, True, True], [0.1, 0.4, 0.35, 0.8])
+    0.75
     """
     return _rank_images(labels, scores).auroc()
 
 
 def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Average precision, in (0, 1], as scikit-learn's `average_precision_score`. Arguments and errors as `auroc`."""
+    """Average precision, in (0, 1], as scikit-learn's `average_precision_score`. Arguments and errors as `auroc`.
+
+    >>> average_precision([False, True, True], [0.3, 0.1, 0.9])
+    0.8333333333333333
+    """
     return _rank_images(labels, scores).average_precision()
 
 
 def f1_max(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Largest F1 over all thresholds, in (0, 1]. Arguments and errors as `auroc`."""
+    """Largest F1 over all thresholds, in (0, 1]. Arguments and errors as `auroc`.
+
+    >>> f1_max([False, True, True], [0.3, 0.1, 0.9])
+    0.8
+    """
     return _rank_images(labels, scores).f1_max()
 
 
 def roc_curve(labels: ArrayLike, scores: ArrayLike, points: int = 200) -> tuple[NDArray, NDArray]:
-    """Points (fpr, tpr) of the ROC curve for a plot, at most `points` of them. Arguments and errors as `auroc`."""
+    """Points (fpr, tpr) of the ROC curve for a plot, at most `points` of them. Arguments and errors as `auroc`.
+
+    >>> roc_curve([False, True], [0.1, 0.9])
+    (array([0., 0., 0., 1.]), array([0., 0., 1., 1.]))
+    """
     ranking = _rank_images(labels, scores)
     return ranking.curve(1 / len(ranking.scores), points)
 

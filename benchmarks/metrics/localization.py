@@ -11,279 +11,232 @@ so both run through the same code:
 
 The area under either is taken over the false-positive rate of the pixels of no region, of all images together, up to
 a limit, and divided by the limit.
+
+Ties: pixels that share a value cross the threshold together, and the curve is a straight line from before to after
+them. MVTec AD's evaluation code draws the same line. That of MVTec 3D-AD takes thresholds by their position among the
+sorted defect-free values, so that pixels tied with a threshold may count as false positives, but never as found.
+float32 maps have too few ties to matter. Real maps at native size (distance to the mean image; toothbrush and screw),
+rounded to float16 as in the archive of MVTec AD 2, change AUPRO by 2e-6 here and by 2e-4 under the rule of 3D-AD, and
+pixel AP by up to 1.4e-4; rounded to 8 bits, AUPRO by 1e-4 here and up to 1e-2 there, and pixel AP by up to 5e-3.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, TypedDict
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from benchmarks.metrics.detection import Ranking, UndefinedMetric, rank
+from benchmarks.metrics.resize import Maps, Size
 
 
 class GroundTruth(NamedTuple):
     """Where the defect regions of all test images lie, prepared for scoring. Regions may overlap.
 
+    Positions are those of the pixels of all images, one image after another.
+
     Attributes:
-        shape: (N, H, W) of the maps that it belongs to.
-        defect: (D,) positions, in the flattened maps, of the pixels of any region; rising.
+        sizes: N sizes (H, W) of the images' masks, and of the maps that they belong to.
+        defect: (D,) positions of the pixels of any region; rising.
         member: (E,) one entry for each pixel of each region: its index in `defect`.
         region: (E,) the region of that entry, 0 to R - 1.
         saturation: (R,) overlap in pixels that counts as full detection.
     """
 
-    shape: tuple[int, int, int]
+    sizes: tuple[Size, ...]
     defect: NDArray[np.intp]
     member: NDArray[np.intp]
     region: NDArray[np.intp]
     saturation: NDArray[np.float64]
 
-
-class PixelMetrics(TypedDict):
-    """What one sort yields; `aupro` maps each FPR limit to its value."""
-
-    pixel_auroc: float
-    pixel_ap: float
-    pixel_f1_max: float
-    aupro: dict[float, float]
+    @property
+    def starts(self) -> NDArray[np.intp]:
+        """(N + 1,) position of each image's first pixel, and the number of all pixels."""
+        return np.cumsum([0, *(height * width for height, width in self.sizes)])
 
 
-def prepare(masks: NDArray[np.bool_]) -> GroundTruth:
-    """Ground truth for AUPRO and the pixel metrics: the 8-connected components of each image's mask.
+def prepare(masks: Sequence[NDArray[np.bool_]] | NDArray[np.bool_]) -> GroundTruth:
+    """Ground truth for the pixel metrics and AUPRO: the 8-connected components of each image's mask.
 
     Args:
-        masks: (N, H, W) bool, True where there is a defect; all False for a normal image.
+        masks: N masks (H, W) bool, True where there is a defect; all False for a normal image. Sizes may differ.
 
     Raises:
-        ValueError: the masks are not (N, H, W) bool.
+        ValueError: a mask is not (H, W) bool.
+
+    >>> prepare([np.eye(3, dtype=bool), np.ones((2, 4), bool)]).saturation
+    array([3., 8.])
     """
-    if masks.ndim != 3 or masks.dtype != bool:
-        raise ValueError(f"masks must be (N, H, W) bool, not {masks.shape} {masks.dtype}")
-    region, regions = [np.empty(0, np.intp)], 0
-    for mask in masks:
+    from scipy import ndimage  # here, so that who reads only the names of the metrics does not wait for SciPy
+
+    defect, region, regions, start = [np.empty(0, np.intp)], [np.empty(0, np.intp)], 0, 0
+    for image, mask in enumerate(masks):
+        if mask.ndim != 2 or mask.dtype != bool:
+            raise ValueError(f"the mask of image {image} must be (H, W) bool, not {mask.shape} {mask.dtype}")
         if mask.any():
             labels, count = ndimage.label(mask, structure=np.ones((3, 3)))  # (H, W) from 1; 0 is no defect
             region.append(labels[mask].astype(np.intp) + (regions - 1))
+            defect.append(np.flatnonzero(mask) + start)
             regions += count
+        start += mask.size
     joined = np.concatenate(region)  # (D,)
     area = np.bincount(joined, minlength=regions).astype(np.float64)  # (R,)
-    return GroundTruth(masks.shape, np.flatnonzero(masks), np.arange(len(joined)), joined, area)
+    sizes = tuple(mask.shape for mask in masks)
+    return GroundTruth(sizes, np.concatenate(defect), np.arange(len(joined)), joined, area)
 
 
-def prepare_regions(regions: Sequence[Sequence[tuple[NDArray[np.bool_], float]]], size: tuple[int, int]) -> GroundTruth:
+def prepare_regions(regions: Sequence[Sequence[tuple[NDArray[np.bool_], float]]], sizes: Sequence[Size]) -> GroundTruth:
     """Ground truth for sPRO: annotated regions with saturation thresholds.
 
     Args:
         regions: for each image its regions, each a mask (H, W) bool and a saturation in pixels; none if it is normal.
-        size: (H, W) of the maps.
+        sizes: of the N images, (H, W).
 
     Raises:
         ValueError: a mask is empty or of another size, or a saturation is not positive; names image and region.
     """
-    pixels, saturation = [np.empty(0, np.intp)], []
-    for image, of_image in enumerate(regions):
+    pixels, saturation, start = [np.empty(0, np.intp)], [], 0
+    for image, (of_image, size) in enumerate(zip(regions, sizes, strict=True)):
         for index, (mask, enough) in enumerate(of_image):
             where = f"region {index} of image {image}"
             if mask.shape != size or mask.dtype != bool or not mask.any():
                 raise ValueError(f"{where}: the mask must be {size} bool and not empty, not {mask.shape} {mask.dtype}")
             if not 0 < enough < np.inf:
                 raise ValueError(f"{where}: the saturation must be a positive number of pixels, not {enough}")
-            pixels.append(np.flatnonzero(mask) + image * mask.size)
+            pixels.append(np.flatnonzero(mask) + start)
             saturation.append(float(enough))
+        start += size[0] * size[1]
     region = np.repeat(np.arange(len(saturation)), [len(positions) for positions in pixels[1:]])  # (E,)
     defect, member = np.unique(np.concatenate(pixels), return_inverse=True)
-    return GroundTruth((len(regions), *size), defect, member, region, np.array(saturation))
+    return GroundTruth(tuple(sizes), defect, member, region, np.array(saturation))
 
 
-def pixel_metrics(maps: NDArray[np.floating], truth: GroundTruth, fpr_limits: Sequence[float] = (0.3,)) -> PixelMetrics:
-    """Pixel AUROC, average precision, largest F1 and AUPRO at each limit, from one sort.
-
-    Args:
-        maps: (N, H, W) float, higher is more anomalous.
-        truth: from `prepare`, of the same shape.
-
-    Raises:
-        UndefinedMetric: no pixel of the test set is defective, or none is defect-free.
-        ValueError: a map holds NaN or infinity, or the shapes differ.
-    """
-    ranking = _rank_pixels(maps, truth)
-    weights = _weights(ranking, truth)
-    return {
-        "pixel_auroc": ranking.auroc(),
-        "pixel_ap": ranking.average_precision(),
-        "pixel_f1_max": ranking.f1_max(),
-        "aupro": {limit: ranking.area(weights, limit) for limit in fpr_limits},
-    }
-
-
-def aupro(maps: NDArray[np.floating], truth: GroundTruth, limit: float = 0.3) -> float:
-    """Area under the pooled PRO curve up to FPR `limit`, divided by it; in [0, 1]. Errors as `pixel_metrics`."""
-    ranking = _rank_pixels(maps, truth)
-    return ranking.area(_weights(ranking, truth), limit)
-
-
-def spro(
-    maps: Sequence[NDArray[np.floating]] | NDArray[np.floating],
-    regions: Sequence[Sequence[tuple[NDArray[np.bool_], float]]],
-    limits: Sequence[float] = (0.01, 0.05, 0.1, 0.3, 1.0),
-) -> dict[float, float]:
-    """Area under the sPRO curve up to each FPR limit, divided by the limit; in [0, 1].
+class Pixels:
+    """The anomaly maps of a category with their ground truth, and the one sort that its metrics share.
 
     Args:
-        maps: (N, H, W) float, or N arrays (H, W); higher is more anomalous.
-        regions: as in `prepare_regions`.
-
-    Raises:
-        UndefinedMetric: no image has a region, or no pixel is outside all regions.
-        ValueError: as `prepare_regions` and `pixel_metrics`.
+        maps: N maps (H, W) float, or (N, H, W); higher is more anomalous. They are read one at a time.
+        truth: of the same sizes.
     """
-    pool = maps if isinstance(maps, np.ndarray) else np.stack(maps)  # (N, H, W)
-    truth = prepare_regions(regions, (pool.shape[1], pool.shape[2]))
-    ranking = _rank_pixels(pool, truth)
-    weights = _weights(ranking, truth)
-    return {limit: ranking.area(weights, limit) for limit in limits}
+
+    def __init__(self, maps: Maps, truth: GroundTruth) -> None:
+        self.maps, self.truth = maps, truth
+
+    @cached_property
+    def ranking(self) -> Ranking:
+        """Defect pixels among the defect-free ones; its `order` indexes `truth.defect`. Errors as `split`."""
+        return rank(*self.split())
+
+    @cached_property
+    def weights(self) -> NDArray[np.float64]:
+        """(D,) what each ranked defect pixel adds to the mean (s)PRO: the sum over the regions that it belongs to.
+
+        The k-th highest pixel of a region with saturation s raises min(overlap / s, 1) by clip(s - k + 1, 0, 1) / s.
+        """
+        ranking, truth = self.ranking, self.truth
+        saturation = truth.saturation[truth.region]  # (E,)
+        if (np.bincount(truth.region) <= truth.saturation).all():
+            gain = 1 / saturation
+        else:
+            place = np.empty(len(ranking.order), np.intp)
+            place[ranking.order] = np.arange(len(place))  # (D,) rank of each defect pixel
+            by_region = np.lexsort((place[truth.member], truth.region))  # (E,) region after region, by falling score
+            start = np.cumsum(np.bincount(truth.region)) - np.bincount(truth.region)  # (R,)
+            before = np.empty(len(by_region), np.intp)  # (E,) how many pixels of its region rank higher
+            before[by_region] = np.arange(len(by_region)) - start[truth.region[by_region]]
+            gain = np.clip(saturation - before, 0, 1) / saturation
+        total = np.bincount(truth.member, weights=gain, minlength=len(truth.defect))  # (D,)
+        return total[ranking.order] / len(truth.saturation)
+
+    def checked(self) -> Iterator[NDArray[np.floating]]:
+        """The maps one after another.
+
+        Raises:
+            ValueError: a map holds NaN or infinity, is not float, or differs from the first in dtype or from its
+                ground truth in size.
+        """
+        if len(self.maps) != len(self.truth.sizes):
+            raise ValueError(f"{len(self.maps)} anomaly maps for the ground truth of {len(self.truth.sizes)} images")
+        dtype = self.maps[0].dtype
+        if not np.issubdtype(dtype, np.floating):
+            raise ValueError(f"anomaly maps must be float, not {dtype}")
+        for image, (one, size) in enumerate(zip(self.maps, self.truth.sizes, strict=True)):
+            if one.shape != size or one.dtype != dtype:
+                raise ValueError(f"the map of image {image} must be {size} {dtype}, not {one.shape} {one.dtype}")
+            if not np.isfinite(one).all():
+                raise ValueError(f"the anomaly map of image {image} holds NaN or infinity")
+            yield one
+
+    def split(self) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        """Values of the defect pixels (D,), in the order of `truth.defect`, and of all others, rising.
+
+        Raises:
+            UndefinedMetric: no pixel of the test set is defective, or none is defect-free.
+            ValueError: as `checked`.
+        """
+        starts, defect = self.truth.starts, self.truth.defect
+        if len(defect) == 0:
+            raise UndefinedMetric("no defect pixel in the test set")
+        if len(defect) == starts[-1]:
+            raise UndefinedMetric("no defect-free pixel in the test set")
+        pool = np.empty(starts[-1], self.maps[0].dtype)  # the only copy of the maps
+        for start, one in zip(starts, self.checked(), strict=False):
+            pool[start : start + one.size] = one.ravel()
+        found = pool[defect]
+        pool[defect] = -np.inf  # sorts defect pixels to the front, which is faster than selecting the others
+        pool.sort()
+        return found, pool[len(defect) :]
 
 
-def pro_curve(maps: NDArray[np.floating], truth: GroundTruth, points: int = 200) -> tuple[NDArray, NDArray]:
-    """Points (fpr, pro) of the PRO curve for a plot, at most `points`, up to FPR 1. Errors as `pixel_metrics`.
+def auroc(pixels: Pixels) -> float:
+    """Area under the ROC curve of all pixels, in [0, 1]; a constant map gives 0.5. Errors as `Pixels.split`.
 
-    With `truth` from `prepare_regions` it is the sPRO curve.
+    >>> auroc(Pixels(np.array([[[3.0, 1.0, 2.0]]]), prepare([np.array([[True, True, False]])])))
+    0.5
     """
-    ranking = _rank_pixels(maps, truth)
-    return ranking.curve(_weights(ranking, truth), points)
+    return pixels.ranking.auroc()
 
 
-def per_image_pro(maps: NDArray[np.floating], truth: GroundTruth, limit: float = 0.3) -> float:
-    """PRO as the official code of Reverse Distillation computes it (hq-deng/RD4AD, `compute_pro`), for old tables.
+def average_precision(pixels: Pixels) -> float:
+    """Average precision of all pixels, in (0, 1], as scikit-learn's `average_precision_score`. Errors as `auroc`.
 
-    For each image with a region: 200 equidistant thresholds from the map's smallest value to below its largest,
-    those with FPR < `limit`, their FPR divided by the largest one kept, trapezoidal rule. Then the mean over these
-    images. Normal images never enter, and thresholds make it depend on the scale of the scores. In [0, 1].
-
-    Raises:
-        UndefinedMetric: no image has a region, or an image keeps fewer than two thresholds or none with FPR > 0, where
-            the official code fails.
-        ValueError: as `pixel_metrics`.
+    >>> average_precision(Pixels(np.array([[[3.0, 2.0, 1.0]]]), prepare([np.array([[False, True, True]])])))
+    0.5833333333333333
     """
-    _refuse_unusable(maps, truth)
-    _refuse_non_finite(maps)
-    pixels = truth.shape[1] * truth.shape[2]
-    values = []
-    for image in np.unique(truth.defect // pixels):
-        of_image = _one_image(truth, image)
-        if len(of_image.defect) == pixels:
-            raise UndefinedMetric(f"no defect-free pixel in image {image}")
-        fpr, pro = _sweep(maps[image : image + 1], of_image, 200, rising=True)
-        fpr, pro = fpr[fpr < limit], pro[fpr < limit]
-        if len(fpr) < 2 or not fpr.any():
-            raise UndefinedMetric(f"the thresholds of image {image} make no curve between FPR 0 and {limit}")
-        values.append(-np.trapezoid(pro, fpr / fpr.max()))  # the FPR falls as the threshold rises
-    return float(np.mean(values))
+    return pixels.ranking.average_precision()
 
 
-def rescaled_pro(maps: NDArray[np.floating], truth: GroundTruth, limit: float = 0.3) -> float:
-    """PRO as the official code of STFPM computes it (gdwang08/STFPM, `evaluate.py`), for old tables.
+def f1_max(pixels: Pixels) -> float:
+    """Largest F1 of all pixels over all thresholds, in (0, 1]. Errors as `auroc`.
 
-    Pooled over all images: 4000 equidistant thresholds, those with FPR <= `limit`, both axes rescaled to [0, 1] by
-    their smallest and largest kept values (which inflates the result), trapezoidal rule. In [0, 1].
-
-    Raises:
-        UndefinedMetric: no defect or no defect-free pixel, or too few thresholds kept to rescale an axis.
-        ValueError: as `pixel_metrics`.
+    >>> f1_max(Pixels(np.array([[[3.0, 2.0, 1.0]]]), prepare([np.array([[False, True, True]])])))
+    0.8
     """
-    fpr, pro = _sweep(maps, truth, 4000, rising=False)
-    fpr, pro = fpr[fpr <= limit], pro[fpr <= limit]
-    if len(fpr) == 0 or np.ptp(fpr) == 0 or np.ptp(pro) == 0:
-        raise UndefinedMetric(f"PRO and FPR cannot be rescaled: they are constant below FPR {limit}")
-    return float(np.trapezoid((pro - pro.min()) / np.ptp(pro), (fpr - fpr.min()) / np.ptp(fpr)))
+    return pixels.ranking.f1_max()
 
 
-def _refuse_unusable(maps: NDArray[np.floating], truth: GroundTruth) -> None:
-    """Raise where maps and truth do not fit, or hold nothing to tell apart."""
-    if maps.shape != truth.shape or not np.issubdtype(maps.dtype, np.floating):
-        raise ValueError(f"maps must be {truth.shape} float, as the ground truth is, not {maps.shape} {maps.dtype}")
-    if len(truth.defect) == 0:
-        raise UndefinedMetric("no defect pixel in the test set")
-    if len(truth.defect) == maps.size:
-        raise UndefinedMetric("no defect-free pixel in the test set")
+def pooled_pro(pixels: Pixels, limit: float = 0.3) -> float:
+    """Area under the PRO curve of all images together up to FPR `limit`, divided by it, in [0, 1]; exact.
 
+    With ground truth from `prepare_regions` it is the area under the sPRO curve. Errors as `Pixels.split`.
 
-def _refuse_non_finite(maps: NDArray[np.floating]) -> None:
-    for image, one in enumerate(maps):
-        if not np.isfinite(one).all():
-            raise ValueError(f"the anomaly map of image {image} holds NaN or infinity")
-
-
-def _sorted_defect_free(maps: NDArray[np.floating], truth: GroundTruth) -> NDArray[np.floating]:
-    """Values of the pixels of no region, rising."""
-    _refuse_unusable(maps, truth)
-    pool = np.array(maps, order="C").ravel()  # the only copy of the maps
-    pool[truth.defect] = -np.inf  # sorts defect pixels to the front, which is faster than selecting the others
-    pool.sort()
-    negatives = pool[len(truth.defect) :]
-    # Whatever is not finite ends up first or last, so looking there spares a pass over all pixels.
-    if not (np.isfinite(negatives[[0, -1]]).all() and np.isfinite(maps.ravel()[truth.defect]).all()):
-        _refuse_non_finite(maps)
-    return negatives
-
-
-def _rank_pixels(maps: NDArray[np.floating], truth: GroundTruth) -> Ranking:
-    """Defect pixels among the defect-free ones; `order` indexes `truth.defect`."""
-    negatives = _sorted_defect_free(maps, truth)
-    return rank(maps.ravel()[truth.defect], negatives)
-
-
-def _weights(ranking: Ranking, truth: GroundTruth) -> NDArray[np.float64]:
-    """What each ranked defect pixel adds to the mean (s)PRO, (D,): the sum over the regions that it belongs to.
-
-    The k-th highest pixel of a region with saturation s raises min(overlap / s, 1) by clip(s - k + 1, 0, 1) / s.
+    >>> mask = np.array([[True, False, True, True]])
+    >>> maps = np.array([[[4.0, 3.0, 2.0, 1.0]]])  # found: of two regions one before the only false positive
+    >>> pooled_pro(Pixels(maps, prepare([mask])))
+    0.5
     """
-    saturation = truth.saturation[truth.region]  # (E,)
-    if (np.bincount(truth.region) <= truth.saturation).all():
-        gain = 1 / saturation
-    else:
-        place = np.empty(len(ranking.order), np.intp)
-        place[ranking.order] = np.arange(len(place))  # (D,) rank of each defect pixel
-        by_region = np.lexsort((place[truth.member], truth.region))  # (E,) region after region, each by falling score
-        start = np.cumsum(np.bincount(truth.region)) - np.bincount(truth.region)  # (R,)
-        before = np.empty(len(by_region), np.intp)  # (E,) how many pixels of its region rank higher
-        before[by_region] = np.arange(len(by_region)) - start[truth.region[by_region]]
-        gain = np.clip(saturation - before, 0, 1) / saturation
-    total = np.bincount(truth.member, weights=gain, minlength=len(truth.defect))  # (D,)
-    return total[ranking.order] / len(truth.saturation)
+    return pixels.ranking.area(pixels.weights, limit)
 
 
-def _sweep(maps: NDArray[np.floating], truth: GroundTruth, count: int, rising: bool) -> tuple[NDArray, NDArray]:
-    """False-positive rate and mean PRO of the pixels strictly above each of `count` thresholds, (count,) each.
+def pro_curve(pixels: Pixels, points: int = 200) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Points (fpr, pro) of the PRO curve for a plot, at most `points`, up to FPR 1. Errors as `Pixels.split`.
 
-    The thresholds go in equal steps from the smallest score to below the largest, or from the largest to above the
-    smallest. Which end is left out shows in the result, so it is as in the official code.
+    With ground truth from `prepare_regions` it is the sPRO curve.
+
+    >>> pro_curve(Pixels(np.array([[[2.0, 1.0]]]), prepare([np.array([[True, False]])])))
+    (array([0., 0., 0., 1.]), array([0., 0., 1., 1.]))
     """
-    negatives = _sorted_defect_free(maps, truth)
-    ranking = rank(maps.ravel()[truth.defect], negatives)
-    gained = np.append(0.0, np.cumsum(_weights(ranking, truth)))  # (D + 1,)
-    low, high = float(maps.min()), float(maps.max())
-    steps = np.arange(count) * ((high - low) / count)
-    thresholds = (low + steps if rising else high - steps).astype(maps.dtype)
-    fpr = 1 - np.searchsorted(negatives, thresholds, side="right") / len(negatives)
-    above = len(ranking.scores) - np.searchsorted(ranking.scores[::-1], thresholds, side="right")
-    return fpr, gained[above]
-
-
-def _one_image(truth: GroundTruth, image: int) -> GroundTruth:
-    """The ground truth of one image alone."""
-    pixels = truth.shape[1] * truth.shape[2]
-    start, stop = np.searchsorted(truth.defect, (image * pixels, (image + 1) * pixels))
-    own = (truth.member >= start) & (truth.member < stop)
-    kept, region = np.unique(truth.region[own], return_inverse=True)
-    return GroundTruth(
-        (1, *truth.shape[1:]),
-        truth.defect[start:stop] - image * pixels,
-        truth.member[own] - start,
-        region,
-        truth.saturation[kept],
-    )
+    return pixels.ranking.curve(pixels.weights, points)

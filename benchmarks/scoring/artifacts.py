@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,27 @@ from benchmarks import interference, results
 from benchmarks.datasets.base import Dataset, Item, Truth, masks_of, opaque_key
 from benchmarks.interference import Probe
 from benchmarks.metrics import detection, localization
-from benchmarks.metrics.conventions import CONVENTIONS, fit_maps, fit_masks
 from benchmarks.metrics.detection import UndefinedMetric
+from benchmarks.metrics.localization import GroundTruth, Pixels
+from benchmarks.metrics.resize import fit_maps, fit_masks
 
 EXAMPLES = 6  # test images of each category that no score has chosen, for figures
 EXTREMES = 2  # the anomalies that score lowest, and the normal images that score highest, of each cell
+
+
+def defects(truths: Sequence[Truth]) -> dict[str, GroundTruth]:
+    """What the curves `pro` and, where regions have a saturation, `spro` are drawn from: defects at native size.
+
+    Empty where the data set has no masks.
+    """
+    masks = masks_of(truths)
+    if masks is None:
+        return {}
+    of_curve = {"pro": localization.prepare(masks)}
+    if any(truth.regions for truth in truths):
+        regions = [[(region.mask, region.saturation) for region in truth.regions] for truth in truths]
+        of_curve["spro"] = localization.prepare_regions(regions, [mask.shape for mask in masks])
+    return of_curve
 
 
 def write(
@@ -26,25 +42,24 @@ def write(
     about: dict[str, Any],
     items: Sequence[Item],
     truths: Sequence[Truth],
+    of_curve: Mapping[str, GroundTruth],
     scores: np.ndarray,
     maps: np.ndarray,
 ) -> None:
-    """Write `CATEGORY-seedK.json` and its two `.npz` of one cell into a folder, as results/README.md describes them."""
+    """Write `CATEGORY-seedK.json` and its two `.npz` of one cell into a folder, as results/README.md describes them.
+
+    Args:
+        of_curve: from `defects`.
+    """
     target.mkdir(parents=True, exist_ok=True)
     labels = [truth.anomalous for truth in truths]
-    native_masks = masks_of(truths)
-    # Without masks the truth of the examples is shown empty, and there is no PRO curve.
-    masks = np.zeros(maps.shape, bool) if native_masks is None else fit_masks(native_masks, maps.shape[1:], 0)
+    native_masks = masks_of(truths)  # without masks the truth of the examples is shown empty
+    masks = np.zeros(maps.shape, bool) if native_masks is None else _fitted(native_masks, maps.shape[1:])
     curves = {}
     try:
         curves["roc"] = _points("tpr", detection.roc_curve(labels, scores))
-        curves["pro"] = _points("pro", localization.pro_curve(maps, localization.prepare(masks)))
-        if native_masks and any(truth.regions for truth in truths):
-            size = CONVENTIONS["loco"].target(maps.shape[1:], native_masks[0].shape)
-            regions = [[(region.mask, region.saturation) for region in truth.regions] for truth in truths]
-            native = fit_maps(maps.copy(), size)  # stored maps may not be written to, which PyTorch warns of
-            prepared = localization.prepare_regions(regions, size)
-            curves["spro"] = _points("spro", localization.pro_curve(native, prepared))
+        for axis, truth in of_curve.items():
+            curves[axis] = _points(axis, localization.pro_curve(Pixels(fit_maps(maps, truth.sizes), truth)))
     except UndefinedMetric:
         pass  # the rows give the reason
     names = ("variant", "method", "dataset", "protocol", "category", "seed", "record")
@@ -72,9 +87,14 @@ def write_composites(
         target / f"{about['category']}-seed{about['seed']}.composites.npz",
         keys=np.array([f"{probe.a.category}/{probe.b.category}/{probe.key.rpartition('/')[2]}" for probe in shown]),
         images=np.stack([np.asarray(Image.fromarray(image).resize((width, height))) for image in images]),
-        truth=fit_masks([interference.mask(dataset, probe) for probe in shown], (height, width), 0),
+        truth=_fitted([interference.mask(dataset, probe) for probe in shown], (height, width)),
         maps=maps[: len(shown)],
     )
+
+
+def _fitted(masks: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
+    """Masks at the size of the maps, (N, h, w), every touched pixel a defect."""
+    return np.stack(fit_masks(masks, [size] * len(masks), "mask>0"))
 
 
 def _save(path: Path, items: Sequence[Item], masks: np.ndarray, shown: Sequence[int], **further: np.ndarray) -> None:

@@ -16,9 +16,9 @@ import pandas as pd
 
 from benchmarks.datasets.base import Dataset, masks_of
 from benchmarks.metrics import detection, localization
-from benchmarks.metrics.conventions import fit_masks
 from benchmarks.metrics.detection import UndefinedMetric
-from benchmarks.metrics.localization import GroundTruth
+from benchmarks.metrics.localization import GroundTruth, Pixels
+from benchmarks.metrics.resize import fit_masks
 from benchmarks.protocols.base import Split
 from methods.base import Prediction, Sample, TestEvaluation
 
@@ -37,7 +37,7 @@ def test_evaluation(dataset: Dataset, split: Split) -> TestEvaluation:
         """Labels of a category's images, and their masks, if it has any, prepared for maps of (h, w)."""
         truths = [dataset.truth(item) for item in split.test[category]]
         labels, masks = [truth.anomalous for truth in truths], masks_of(truths)
-        return labels, None if masks is None else localization.prepare(fit_masks(masks, size, 0))
+        return labels, None if masks is None else localization.prepare(fit_masks(masks, [size] * len(masks), "mask>0"))
 
     def evaluate(predict: Callable[[Sequence[Sample]], Iterator[Prediction]]) -> dict[str, float]:
         predictions = predict(samples)
@@ -51,11 +51,11 @@ def test_evaluation(dataset: Dataset, split: Split) -> TestEvaluation:
                 row["image_auroc"] = detection.auroc(labels, [prediction.score for prediction in outputs])
             if masks is not None:
                 with suppress(UndefinedMetric):
-                    pixels = localization.pixel_metrics(maps, masks)
+                    pixels = Pixels(maps, masks)
                     row |= {
-                        "pixel_auroc": pixels["pixel_auroc"],
-                        "pixel_ap": pixels["pixel_ap"],
-                        "aupro": pixels["aupro"][0.3],
+                        "pixel_auroc": localization.auroc(pixels),
+                        "pixel_ap": localization.average_precision(pixels),
+                        "aupro": localization.pooled_pro(pixels, 0.3),
                     }
             rows.append(row)
         return {str(metric): float(value) for metric, value in pd.DataFrame(rows).mean().items()}

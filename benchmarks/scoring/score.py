@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from benchmarks import datasets, integrity, interference, results
 from benchmarks.datasets.base import Dataset, Item, Truth, masks_of
 from benchmarks.interference import Probe
 from benchmarks.metrics import detection, localization
-from benchmarks.metrics.conventions import CONVENTIONS, Convention, fit_maps, fit_masks
+from benchmarks.metrics.conventions import CONVENTIONS, Convention
 from benchmarks.metrics.detection import UndefinedMetric
-from benchmarks.metrics.localization import GroundTruth
+from benchmarks.metrics.localization import GroundTruth, Pixels
+from benchmarks.metrics.registry import METRICS
+from benchmarks.metrics.resize import Size, fit_maps, fit_masks
 from benchmarks.plan import Run
+from benchmarks.schema import IMAGE_CONVENTION, PROBE_COLUMNS, SCORE_COLUMNS
 from benchmarks.scoring import artifacts
-from methods.base import InputError
-
-COLUMNS = [
-    "variant", "method", "dataset", "protocol", "category", "seed", "subset", "metric", "convention", "selection",
-    "teacher", "value", "reason", "images", "anomalous", "fingerprint", "record",
-]  # fmt: skip
-PROBE_COLUMNS = [column for name in COLUMNS for column in (["probe", "ratio"] if name == "subset" else [name])]
-IMAGE_METRICS: dict[str, Callable[..., float]] = {
-    "image_auroc": detection.auroc,
-    "image_ap": detection.average_precision,
-    "image_f1_max": detection.f1_max,
-}
-PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1_max")
+from methods.base import InputError, did_you_mean
 
 
 class Cell(NamedTuple):
@@ -63,15 +55,16 @@ def score_group(group: str, runs: Sequence[Run], conventions: Sequence[str]) -> 
         items = _items(dataset, category, of_category[0].keys)
         truths = [dataset.truth(item) for item in items]
         rows += category_rows(truths, of_category, known)
+        defects = artifacts.defects(truths)
         for cell in of_category:
-            artifacts.write(results.details_dir(group), cell.about, items, truths, cell.scores, cell.maps)
+            artifacts.write(results.details_dir(group), cell.about, items, truths, defects, cell.scores, cell.maps)
         if settings := runs[0].interference:
             drawn = interference.probes(dataset, category, **settings)
             probed = [cell.probes for cell in of_category if cell.probes]
             probe_rows += _probe_rows(dataset, drawn, probed, truths, of_category)
             for cell in probed:
                 artifacts.write_composites(results.details_dir(group), cell.about, dataset, drawn, cell.maps)
-    _write("scores", group, rows, COLUMNS)
+    _write("scores", group, rows, SCORE_COLUMNS)
     _write("interference", group, probe_rows, PROBE_COLUMNS)
     integrity.seal(group, runs)
 
@@ -89,20 +82,20 @@ def score_runs(runs: Sequence[Run], conventions: Sequence[str]) -> pd.DataFrame:
         for cell in _cells(run):
             truths = [dataset.truth(item) for item in _items(dataset, cell.about["category"], cell.keys)]
             rows += category_rows(truths, [cell], known)
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=list(SCORE_COLUMNS))
 
 
 def _conventions(names: Sequence[str]) -> list[Convention]:
     for name in names:
         if name not in CONVENTIONS:
-            raise InputError(f"params.yaml: there is no convention {name!r}; it may be {', '.join(CONVENTIONS)}.")
-    return [CONVENTIONS[name] for name in names]
+            raise InputError(f"params.yaml: there is no convention {name!r}. {did_you_mean(name, CONVENTIONS)}")
+    return [CONVENTIONS[name] for name in dict.fromkeys(names)]
 
 
-def _write(folder: str, group: str, rows: list[dict[str, Any]], columns: list[str]) -> None:
+def _write(folder: str, group: str, rows: list[dict[str, Any]], columns: Sequence[str]) -> None:
     target = results.RESULTS / folder / f"{group}.csv"
     target.parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows, columns=columns).to_csv(target, index=False)
+    pd.DataFrame(rows, columns=list(columns)).to_csv(target, index=False)
 
 
 def _cells(run: Run) -> Iterator[Cell]:
@@ -144,82 +137,66 @@ def category_rows(
             picked = [cell._replace(scores=cell.scores[chosen], maps=cell.maps[chosen]) for cell in cells]
         labels = np.array([truth.anomalous for truth in of_subset])
         about = {"subset": subset, "images": len(of_subset), "anomalous": int(labels.sum())}
-        for cell in picked:
-            for metric, compute in IMAGE_METRICS.items():
-                named = {"metric": metric, "convention": "folder label"}
-                yield cell.about | about | named | _value(compute, labels, cell.scores)
-        pixel = [convention for convention in conventions if convention.pro != "saturated"]
-        if masks_of(of_subset) is None:
-            for row in _rows_without_masks(picked, pixel):
-                yield about | row
-            continue
-        for row in _pixel_rows(of_subset, picked, pixel):
+        for row in [*_image_rows(labels, picked), *_map_rows(of_subset, picked, conventions)]:
             yield about | row
-        for convention in conventions:
-            if convention.pro == "saturated":
-                for row in _spro_rows(of_subset, picked, convention):
-                    yield about | row
 
 
-def _rows_without_masks(cells: Sequence[Cell], conventions: Sequence[Convention]) -> Iterator[dict[str, Any]]:
-    """Empty rows of the pixel metrics and AUPRO, with the reason, for a category whose pixels are not annotated."""
+def _image_rows(labels: np.ndarray, cells: Sequence[Cell]) -> Iterator[dict[str, Any]]:
     for cell in cells:
-        shape = cell.maps.shape[1:]
-        empty = {"value": None, "reason": f"the data set has no masks for {cell.about['category']}"}
-        places = [(metric, c.describe_pixels(shape)) for c in conventions for metric in PIXEL_METRICS]
-        places += [("aupro", convention.describe(shape)) for convention in conventions]
-        for metric, words in dict.fromkeys(places):
-            yield cell.about | {"metric": metric, "convention": words} | empty
+        for name, metric in METRICS.items():
+            if metric.level == "image":
+                row = {"metric": name, "convention": IMAGE_CONVENTION}
+                yield cell.about | row | _value(metric.compute, labels, cell.scores)
 
 
-def _pixel_rows(
+def _map_rows(
     truths: Sequence[Truth], cells: Sequence[Cell], conventions: Sequence[Convention]
 ) -> Iterator[dict[str, Any]]:
-    """Pixel metrics and AUPRO. Conventions that evaluate at one size and mask threshold share the work and the rows."""
-    shape, masks = cells[0].maps.shape[1:], masks_of(truths) or []
-    frames: dict[tuple[tuple[int, int], float], dict[str, Convention]] = {}
+    """Metrics of pixels and regions. Conventions that evaluate the same pixels share the work and the rows of pixels.
+
+    A convention with saturated regions gives rows for data sets that annotate such regions alone, and none of pixels.
+    Without masks the rows are empty, with the reason.
+    """
+    masks = masks_of(truths)
+    shared: dict[tuple[str, bool], list[Convention]] = {}
     for convention in conventions:
-        frame = convention.target(shape, masks[0].shape), convention.mask_threshold
-        frames.setdefault(frame, {})[convention.describe(shape)] = convention
-    for (size, threshold), described in frames.items():
-        prepared = localization.prepare(fit_masks(masks, size, threshold))
+        shared.setdefault((convention.describe_pixels(), convention.pro == "saturated"), []).append(convention)
+    for (_, saturated), of_pixels in shared.items():
+        if saturated and not any(truth.regions for truth in truths):
+            continue
+        if masks is None:
+            for cell in cells:
+                for row in _pixels_rows(None, of_pixels, f"the data set has no masks for {cell.about['category']}"):
+                    yield cell.about | row
+            continue
+        sizes = of_pixels[0].sizes(cells[0].maps.shape[1:], [mask.shape for mask in masks])
+        prepared = _prepare(truths, masks, sizes, of_pixels[0])
         for cell in cells:
-            for row in _frame_rows(cell.maps, size, prepared, described):
+            for row in _pixels_rows(Pixels(fit_maps(cell.maps, sizes), prepared), of_pixels):
                 yield cell.about | row
 
 
-def _frame_rows(
-    maps: np.ndarray, size: tuple[int, int], truth: GroundTruth, described: Mapping[str, Convention]
+def _prepare(
+    truths: Sequence[Truth], masks: Sequence[NDArray[np.bool_]], sizes: Sequence[Size], convention: Convention
+) -> GroundTruth:
+    if convention.pro == "saturated":
+        return localization.prepare_regions([[(r.mask, r.saturation) for r in t.regions] for t in truths], sizes)
+    return localization.prepare(fit_masks(masks, sizes, convention.masks) if convention.masks else masks)
+
+
+def _pixels_rows(
+    pixels: Pixels | None, conventions: Sequence[Convention], reason: str = ""
 ) -> Iterator[dict[str, Any]]:
-    shape, maps = maps.shape[1:], fit_maps(maps, size)
-    values: dict[str, Any] = dict.fromkeys(PIXEL_METRICS)
-    reason = ""
-    try:
-        limits = [convention.fpr_limit for convention in described.values()]
-        values = dict(localization.pixel_metrics(maps, truth, limits))
-    except UndefinedMetric as error:
-        reason = str(error)
-    for of_pixels in dict.fromkeys(convention.describe_pixels(shape) for convention in described.values()):
-        for metric in PIXEL_METRICS:
-            yield {"metric": metric, "convention": of_pixels, "value": values[metric], "reason": reason}
-    for words, convention in described.items():
-        named = {"metric": "aupro", "convention": words}
-        if convention.pro == "pooled" and not reason:
-            yield named | {"value": values["aupro"][convention.fpr_limit], "reason": ""}
-        else:
-            yield named | _value(convention.aupro, maps, truth)
-
-
-def _spro_rows(truths: Sequence[Truth], cells: Sequence[Cell], convention: Convention) -> Iterator[dict[str, Any]]:
-    """sPRO, for data sets that give their regions a saturation; no row for others."""
-    if not any(truth.regions for truth in truths):
-        return
-    masks = masks_of(truths) or []
-    size = convention.target(cells[0].maps.shape[1:], masks[0].shape)
-    prepared = localization.prepare_regions([[(r.mask, r.saturation) for r in t.regions] for t in truths], size)
-    for cell in cells:
-        named = {"metric": "spro", "convention": convention.describe(cell.maps.shape[1:])}
-        yield cell.about | named | _value(convention.aupro, fit_maps(cell.maps, size), prepared)
+    """The rows of one cell under conventions that evaluate the same pixels; without pixels empty ones with the reason."""
+    empty = {"value": None, "reason": reason}
+    for name, metric in METRICS.items():
+        if metric.level == "pixel" and conventions[0].pro != "saturated":
+            row = {"metric": name, "convention": conventions[0].describe_pixels()}
+            yield row | (_value(metric.compute, pixels) if pixels else empty)
+        for convention in conventions:
+            if metric.level == "region" and convention.pro in metric.under:
+                row = {"metric": name, "convention": convention.describe()}
+                yield row | (_value(metric.compute, pixels, convention) if pixels else empty)
 
 
 def _probe_rows(
@@ -249,7 +226,7 @@ def _probe_rows(
         if kind == "cut_paste":
             pasted = [Truth(True, interference.mask(dataset, drawn[i]), (), kind) for i in chosen]
             found = [cell._replace(scores=cell.scores[chosen], maps=cell.maps[chosen]) for cell in probed]
-            for row in _pixel_rows(pasted, found, [CONVENTIONS["default"]]):
+            for row in _map_rows(pasted, found, [CONVENTIONS["default"]]):
                 yield about | {"images": len(chosen)} | row
 
 

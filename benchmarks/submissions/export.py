@@ -29,7 +29,7 @@ from benchmarks.datasets.base import Item
 from benchmarks.datasets.mvtec_ad import MVTecAD
 from benchmarks.datasets.mvtec_ad_2 import MVTecAD2
 from benchmarks.datasets.mvtec_loco import MVTecLOCO
-from benchmarks.metrics.conventions import fit_maps
+from benchmarks.metrics.resize import fit_map
 from benchmarks.plan import Run
 from methods.base import InputError
 from methods.components.atomic import replacing
@@ -109,7 +109,7 @@ def _native_maps(
     for key, anomaly_map in zip(keys, maps, strict=True):
         if key not in images:
             raise InputError(f"{key} was predicted, but is no longer in the data set. Restore it, or run `dvc repro`.")
-        yield key, fit_maps(anomaly_map[None], image_size(images[key]))[0]
+        yield key, fit_map(anomaly_map, image_size(images[key]))
 
 
 def _check_complete(keys: set[str]) -> None:

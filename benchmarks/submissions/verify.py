@@ -48,7 +48,7 @@ class Comparison(NamedTuple):
 
     @property
     def agrees(self) -> bool:
-        return self.difference is not None and abs(self.difference) <= TOLERANCE
+        return self.difference is not None and abs(self.difference) <= TOLERANCE * max(1, abs(self.claim.value))
 
 
 class ImageProblem(NamedTuple):
@@ -188,7 +188,7 @@ def _score_seed(
     scores = np.array([entry.score for entry in entries])
     cell = score.Cell({"category": category, "seed": seed}, [entry.image for entry in entries], scores, maps)
     values = {}
-    for row in score.category_rows(truths, [cell], _conventions(claimed, maps.shape[1:])):
+    for row in score.category_rows(truths, [cell], _conventions(claimed)):
         key = ValueKey(category, seed, row["subset"], row["metric"], row["convention"])
         values[key] = Recomputed(row["value"], row["reason"])
     return values
@@ -222,17 +222,14 @@ def _read_maps(
     return maps, problems
 
 
-def _conventions(claimed: AbstractSet[str], size: tuple[int, int]) -> list[Convention]:
-    """The conventions that these texts describe, for maps of this size (h, w).
+def _conventions(claimed: AbstractSet[str]) -> list[Convention]:
+    """The conventions that these texts describe.
 
     Several conventions share the description of their pixel metrics. If only pixel metrics are claimed, any of them
     gives the values.
     """
-    by_pixels: dict[str, list[Convention]] = {}
-    for convention in CONVENTIONS.values():
-        by_pixels.setdefault(convention.describe_pixels(size), []).append(convention)
-    chosen = []
-    for text, conventions in by_pixels.items():
-        described = [convention for convention in conventions if convention.describe(size) in claimed]
-        chosen += described or (conventions[:1] if text in claimed else [])
+    chosen = [convention for convention in CONVENTIONS.values() if convention.describe() in claimed]
+    of_pixels = [convention for convention in CONVENTIONS.values() if convention.pro != "saturated"]
+    for text in claimed - {convention.describe_pixels() for convention in chosen if convention in of_pixels}:
+        chosen += [convention for convention in of_pixels if convention.describe_pixels() == text][:1]
     return chosen
