@@ -28,7 +28,7 @@ from scipy.ndimage import gaussian_filter
 import methods
 from benchmarks.metrics import detection
 from benchmarks.metrics.conventions import CONVENTIONS
-from benchmarks.schema import SCORE_COLUMNS as COLUMNS
+from benchmarks.schema import SCORE_COLUMNS
 from reports import build
 
 METHODS = ("rd", "fd", "snl", "snl_fd", "aand", "dskd")
@@ -108,7 +108,7 @@ def write(
                         rows += _write_run(results, run, [split] if split != "all" else names)
                 path = results / "scores" / f"{variant}-{dataset}-{protocol}.csv"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(path, index=False)
+                pd.DataFrame(rows, columns=SCORE_COLUMNS).to_csv(path, index=False)
 
 
 def _write_run(results: Path, run: Mapping[str, Any], categories: Sequence[str]) -> list[dict[str, Any]]:

@@ -219,7 +219,9 @@ def test_images_that_are_missing_unknown_of_another_size_or_not_finite_are_named
 
 
 def test_a_value_must_be_possible_for_its_metric(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(METRICS, "distance", Metric("distance", "pixel", lambda pixels: 0.0, "lower", (0, float("inf"))))
+    monkeypatch.setitem(
+        METRICS, "distance", Metric("distance", "pixel", lambda pixels: 0.0, "lower", (0, float("inf")))
+    )
     fields = {"category": "cog", "convention": "folder label", "seed": 0}
     for metric, value in (("aupro", 0.0), ("aupro", 1.0), ("distance", 350.0), ("unknown", -2.0)):
         assert Value.model_validate(fields | {"metric": metric, "value": value}).value == value

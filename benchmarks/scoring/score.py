@@ -187,7 +187,7 @@ def _prepare(
 def _pixels_rows(
     pixels: Pixels | None, conventions: Sequence[Convention], reason: str = ""
 ) -> Iterator[dict[str, Any]]:
-    """The rows of one cell under conventions that evaluate the same pixels; without pixels empty ones with the reason."""
+    """The rows of one cell under conventions that evaluate the same pixels; empty ones where there are no pixels."""
     empty = {"value": None, "reason": reason}
     for name, metric in METRICS.items():
         if metric.level == "pixel" and conventions[0].pro != "saturated":
