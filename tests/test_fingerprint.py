@@ -324,14 +324,7 @@ def differences(tmp_path_factory: pytest.TempPathFactory, toy_root: Path) -> dic
     return json.loads(done.stdout)
 
 
-# Remove an entry with what it waits for.
-WAITING = {"rd is edited": "rd.py has a constant that others import", "a new convention": "the resize lies beside them"}
-
-
-@pytest.mark.parametrize(
-    "edit",
-    [pytest.param(edit, marks=pytest.mark.xfail(reason=WAITING[edit])) if edit in WAITING else edit for edit in EDITS],
-)
+@pytest.mark.parametrize("edit", EDITS)
 def test_an_edit_makes_stale_what_it_decides(edit: str, differences: dict[str, dict[str, list[str]]]) -> None:
     expected = {(suite, method, part) for method, part in EDITS[edit][1].items() for suite in ("plain", "more")}
     found = {(*run.split("-")[0].split("/"), part) for run, parts in differences[edit].items() for part in parts}
