@@ -21,7 +21,7 @@ import pytest
 from project import ROOT, Project
 
 from benchmarks import plan, results
-from benchmarks.execution.executors import slurm as executors
+from benchmarks.execution.executors.slurm import arrays
 from benchmarks.params import Executor
 from benchmarks.plan import Run
 
@@ -100,12 +100,12 @@ def slurm(*command: str) -> str:
 
 def reports(project: Project) -> dict[str, dict[str, Any]]:
     """The status of each run that has one, by its variant and seed, as in `worker 0`."""
-    found = {}
+    by_run = {}
     for path in project.folder.glob("results/scratch/*/status.json"):
         report = results.read_json(path) or {}
         variant, seed = re.fullmatch(r"(\w+)-toy-one_class/cog-seed(\d+)", report["run"]).groups()
-        found[f"{variant} {seed}"] = report
-    return found
+        by_run[f"{variant} {seed}"] = report
+    return by_run
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 120) -> Any:
@@ -154,15 +154,15 @@ def preempt(node: str) -> None:
     slurm("sbatch", "-p", "high", "-w", node, "--exclusive", "-o", "/dev/null", "--wrap", "sleep 3")
 
 
-def test_one_array_runs_all_and_the_record_says_where(project: Project) -> None:
+def test_one_array_runs_all_and_the_record_names_the_job(project: Project) -> None:
     project.params({"seeds": [0, 1, 2], "executor": EXECUTOR | {"slurm_setup": ["export LAB=here"]}})
     project.run("proctor", "run")
-    found = [record(project, f"worker {seed}") for seed in (0, 1, 2)]
-    assert len({entry["provenance"]["job"].partition("_")[0] for entry in found}) == 1
-    assert all(entry["provenance"]["attempts"] == 1 for entry in found)
-    assert all(entry["lab"] == "here" for entry in found), "slurm_setup was not executed"
-    assert not any(entry["dvc"] for entry in found), "a job has imported DVC"
-    assert all(entry["provenance"]["queue_seconds"] >= 0 for entry in found)
+    records = [record(project, f"worker {seed}") for seed in (0, 1, 2)]
+    assert len({entry["provenance"]["job"].partition("_")[0] for entry in records}) == 1
+    assert all(entry["provenance"]["attempts"] == 1 for entry in records)
+    assert all(entry["lab"] == "here" for entry in records), "slurm_setup was not executed"
+    assert not any(entry["dvc"] for entry in records), "a job has imported DVC"
+    assert all(entry["provenance"]["queue_seconds"] >= 0 for entry in records)
     for seed in (0, 1, 2):
         assert_undisturbed(project, 10, f"worker {seed}")
 
@@ -196,7 +196,7 @@ def test_a_time_out_puts_the_run_back_and_it_goes_on(project: Project) -> None:
     driver = project.start("proctor", "run")
     job = wait_for(at_step(project, "worker 0", 3))["job"]
     slurm("scancel", "--signal=USR2", job)  # what SLURM sends before the end of a job's time
-    assert "again" not in finish(driver)
+    assert "lost" not in finish(driver)
     assert_undisturbed(project, 40)
     entry = record(project)
     assert entry["provenance"]["attempts"] == 2
@@ -206,8 +206,8 @@ def test_a_time_out_puts_the_run_back_and_it_goes_on(project: Project) -> None:
 
 
 def test_a_run_that_is_stopped_again_and_again_without_a_checkpoint_fails_with_the_cure(project: Project) -> None:
-    job = project.folder / "benchmarks" / "job.py"
-    job.write_text(job.read_text().replace("FRUITLESS_STOPS = 5", "FRUITLESS_STOPS = 1"))
+    job = project.folder / "benchmarks" / "execution" / "job.py"
+    job.write_text(job.read_text().replace("MAX_STOPS = 5", "MAX_STOPS = 1"))
     worker = project.folder / "methods" / "worker.py"
     worker.write_text(WORKER.replace("part.replace(path)", "pass"))
     driver = project.start("proctor", "run")
@@ -234,15 +234,15 @@ def test_a_run_whose_job_cannot_put_itself_back_is_submitted_again(project: Proj
     executor = EXECUTOR | {"partition": partition, "slurm_setup": setup}
     project.params({"hyper_parameters": {"steps": 60}, "executor": executor})
     driver = project.start("proctor", "run")
-    begun = wait_for(at_step(project, "worker 0", 3))
+    started = wait_for(at_step(project, "worker 0", 3))
     if stop == "warned of its end":
-        slurm("scancel", "--signal=USR2", begun["job"])
+        slurm("scancel", "--signal=USR2", started["job"])
     else:
-        preempt(begun["node"])
-    assert "again worker-toy-one_class/cog-seed0" in finish(driver)
+        preempt(started["node"])
+    assert "lost worker-toy-one_class/cog-seed0" in finish(driver)
     assert_undisturbed(project, 60)
     entry = record(project)
-    assert entry["provenance"]["job"] != begun["job"]
+    assert entry["provenance"]["job"] != started["job"]
     assert entry["starts"][1] >= 3
 
 
@@ -259,13 +259,13 @@ def test_a_run_on_a_node_that_is_lost_goes_on_elsewhere_and_the_old_process_stop
     """The node's daemon dies, as if its network had; the process on it computes on, and meets the run's new one."""
     project.params({"hyper_parameters": {"steps": 200}})
     driver = project.start("proctor", "run")
-    begun = wait_for(at_step(project, "worker 0", 3))
-    node = begun["node"]
+    started = wait_for(at_step(project, "worker 0", 3))
+    node = started["node"]
     try:
         os.kill(int(Path(CLUSTER or "", f"slurmd-{node}.pid").read_text()), signal.SIGKILL)
         slurm("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
         wait_for(lambda: (at_step(project, "worker 0", 4)() or {}).get("node") not in (None, node))
-        wait_for(lambda: not psutil.pid_exists(begun["pid"]), 30)
+        wait_for(lambda: not psutil.pid_exists(started["pid"]), 30)
         finish(driver)
     finally:
         slurm(str(ROOT / "tests" / "slurm" / "cluster.sh"), "up")
@@ -296,7 +296,7 @@ def test_a_controller_that_restarts_is_waited_for(project: Project) -> None:
     os.kill(pid, signal.SIGKILL)
     time.sleep(12)  # long enough for the driver to ask in vain
     slurm(str(ROOT / "tests" / "slurm" / "cluster.sh"), "up")
-    assert "again" not in finish(driver)
+    assert "lost" not in finish(driver)
     assert_undisturbed(project, 200)
     assert len(record(project)["starts"]) == 1
 
@@ -311,7 +311,7 @@ def test_a_driver_killed_with_jobs_at_work_is_followed_by_one_that_attaches(proj
     rows = {row["run"]: row for row in json.loads(project.run("proctor", "status", "--json").stdout)}
     row = rows["worker-toy-one_class/cog-seed0"]
     assert row["state"] == "running"
-    assert {"job", "node", "elapsed", "phase", "done", "total", "terms", "left", "last"} <= set(row)
+    assert {"job", "node", "elapsed", "phase", "done", "total", "terms", "remaining", "last"} <= set(row)
     assert "start" not in project.run("proctor", "run").stderr
     for seed in (0, 1):
         assert_undisturbed(project, 200, f"worker {seed}")
@@ -364,7 +364,7 @@ def test_a_driver_killed_while_it_submits_loses_no_run_and_doubles_none(
         assert record(project, f"worker {seed}")["starts"] == [0]
 
 
-def test_of_two_drivers_the_second_says_so(project: Project) -> None:
+def test_of_two_drivers_the_second_ends_with_a_message(project: Project) -> None:
     project.params({"hyper_parameters": {"steps": 60}})
     first = project.start("proctor", "run")
     wait_for(lambda: reports(project))
@@ -432,7 +432,7 @@ def test_what_was_edited_while_its_job_waited_is_refused(project: Project) -> No
     assert not project.records()
 
 
-def test_a_node_that_does_not_see_the_project_says_so(project: Project) -> None:
+def test_a_node_that_does_not_see_the_project_is_an_error_with_the_cure(project: Project) -> None:
     hidden = f"mount -t tmpfs tmpfs {project.folder}/results/scratch && exec {shutil.which('python')}"
     if subprocess.run(["unshare", "--mount", "true"], check=False).returncode:
         pytest.skip("this machine grants no mount of its own to a process")
@@ -442,11 +442,11 @@ def test_a_node_that_does_not_see_the_project_says_so(project: Project) -> None:
     assert "do the nodes see this folder" in output or "does not see" in output
 
 
-def test_what_the_cluster_refuses_is_said_at_once(project: Project) -> None:
+def test_what_the_cluster_refuses_is_an_error_at_once(project: Project) -> None:
     project.params({"executor": EXECUTOR | {"partition": "nowhere"}})
-    said = project.run("proctor", "run", code=2).stderr
-    assert "SLURM does not accept the runs" in said
-    assert "invalid partition" in said
+    message = project.run("proctor", "run", code=2).stderr
+    assert "SLURM does not accept the runs" in message
+    assert "invalid partition" in message
 
 
 def test_what_the_cluster_can_never_give_is_a_failure_and_not_an_endless_wait(project: Project) -> None:
@@ -494,6 +494,6 @@ def test_groups_with_other_resources_are_arrays_of_their_own() -> None:
         )  # fmt: skip
 
     suite = [run(protocol, seed) for seed in range(3) for protocol in ("one_class", "multi_class")]
-    parts = executors.arrays(suite, executor)
+    parts = arrays(suite, executor)
     assert sorted([sorted({entry.protocol for entry in part}) for part in parts]) == [["multi_class"], ["one_class"]]
     assert [len(part) for part in parts] == [3, 3]

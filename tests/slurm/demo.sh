@@ -21,7 +21,7 @@ project() { # project NAME EXECUTOR: a copy of the project
         -e 's/^allow: .*/allow: {collapsed: so few epochs}/' params.yaml
     echo "executor: $2" >>params.yaml
     # The runs are short, so a checkpoint a minute would be none.
-    sed -i 's/^CHECKPOINT_SECONDS = 60/CHECKPOINT_SECONDS = 3/' methods/training.py
+    sed -i 's/^CHECKPOINT_SECONDS = 60/CHECKPOINT_SECONDS = 3/' methods/components/train_loop.py
     export PYTHONPATH=$PWD
 }
 
@@ -73,7 +73,7 @@ say "Node $node comes back"
 
 wait $driver
 say "What the second driver saw:"
-grep -e "^start" -e "^done" -e "^failed" -e "^again" driver2.log || true
+grep -e "^start" -e "^done" -e "^failed" -e "^lost" driver2.log || true
 say "Attempts of each run, and its jobs"
 python - <<'END'
 import json, pathlib

@@ -23,9 +23,9 @@ import typer
 import yaml
 
 from benchmarks.datasets import toy
-from benchmarks.execution.executors import slurm as executors
+from benchmarks.execution.executors.slurm import max_array_size
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SLOTS = 8
 VARIANTS, CATEGORIES = 5, 3
 METHOD = '''
@@ -91,7 +91,7 @@ def measure(folder: Path, executor: str, runs: int, seconds: float) -> Cost:
     _quietly(folder, "proctor", "plan")  # compiles, and hashes the data set
     count = seeds * VARIANTS * CATEGORIES
     bare = _bare(folder, executor, count, seconds)
-    begun, driver = time.perf_counter(), 0.0
+    started_at, driver = time.perf_counter(), 0.0
     log = folder / "driver.log"
     with log.open("w") as file:
         process = psutil.Popen(["proctor", "run"], cwd=folder, stdout=file, stderr=file)
@@ -99,13 +99,13 @@ def measure(folder: Path, executor: str, runs: int, seconds: float) -> Cost:
         with suppress(psutil.NoSuchProcess):
             driver = sum(process.cpu_times()[:2])  # its own, without its children's
         time.sleep(0.1)
-    pipeline = time.perf_counter() - begun
+    pipeline = time.perf_counter() - started_at
     if process.returncode:
         raise RuntimeError(f"proctor run ended with code {process.returncode}:\n{log.read_text()}")
     for _ in range(2):  # the first scores what there is
-        begun = time.perf_counter()
+        started_at = time.perf_counter()
         _quietly(folder, "dvc", "repro")
-    repro = time.perf_counter() - begun
+    repro = time.perf_counter() - started_at
     return Cost(executor, count, count * seconds / SLOTS, bare, pipeline, driver / count, repro)
 
 
@@ -132,9 +132,9 @@ def _copy(folder: Path, executor: str, seeds: int, seconds: float) -> None:
 
 def _bare(folder: Path, executor: str, runs: int, seconds: float) -> float:
     python = [sys.executable, "-c", f"import torch, time; time.sleep({seconds})"]
-    begun = time.perf_counter()
+    started_at = time.perf_counter()
     if executor == "slurm":
-        jobs, most = [], executors.max_array_size()
+        jobs, most = [], max_array_size()
         for at in range(0, runs, most):
             size = min(most, runs - at)
             array = f"0-{size - 1}%{max(1, round(SLOTS * size / runs))}"  # its share of the slots
@@ -145,7 +145,7 @@ def _bare(folder: Path, executor: str, runs: int, seconds: float) -> float:
     else:
         with ThreadPoolExecutor(SLOTS) as pool:
             list(pool.map(lambda _: _quietly(folder, *python), range(runs)))
-    return time.perf_counter() - begun
+    return time.perf_counter() - started_at
 
 
 def _quietly(folder: Path, *command: str) -> str:
