@@ -1,19 +1,24 @@
-"""What makes a table misleading, found before anyone reads it: each finding says what, where, and how to mend it."""
+"""Finds what would make a table misleading: each finding says what is wrong, where, and what to do about it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import PurePath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 
-from reports.tables import BLOCK, GROUP, Plan, Table, nearest
+from benchmarks.plan import Plan
+from benchmarks.records import Record
+from benchmarks.schema import group_name
+from methods.base import did_you_mean
+from reports.aggregate import bounds_text, impossible
+from reports.analysis import environment
+from reports.tables import Table
+from reports.vocabulary import BLOCK, GROUP, PROTOCOLS, count, run_name, run_of
 
-Record = Mapping[str, Any]
-COLLAPSED = 0.55  # an AUROC below it is hardly better than a coin
-INVERTED = 0.45  # below it, it is worse: anomalies score lower than normal images
+NEAR_CHANCE = 0.55  # an AUROC below it is hardly better than guessing
+INVERTED = 0.45  # below it, anomalies score lower than normal images
 KINDS = ("missing", "unscored", "stale", "seeds", "range", "collapsed", "mixed", "source")
 
 
@@ -22,8 +27,8 @@ class Finding(NamedTuple):
 
     Attributes:
         kind: one of `KINDS`.
-        message: what is wrong and the cure, as a sentence.
-        place: the facets it is about; a table that agrees in those it has is concerned.
+        message: what is wrong and what to do, as a sentence.
+        place: the facets it is about; it concerns a table that agrees in those the table has.
     """
 
     kind: str
@@ -33,6 +38,12 @@ class Finding(NamedTuple):
     @property
     def group(self) -> str:
         return "-".join(self.place[name] for name in GROUP if name in self.place)
+
+    def concerns(self, table: Table) -> bool:
+        return all(table.place.get(name, value) == value for name, value in self.place.items())
+
+
+Allowed = tuple[Finding, str]  # with the reason
 
 
 def findings(scores: pd.DataFrame, records: Sequence[Record], plan: Plan, published: pd.DataFrame) -> Iterator[Finding]:
@@ -45,38 +56,51 @@ def findings(scores: pd.DataFrame, records: Sequence[Record], plan: Plan, publis
         published: rows as in `reports/published/README.md`.
     """
     yield from missing(records, plan)
-    yield from unscored(scores, records, plan)
+    yield from unscored(scores, records)
     yield from stale(scores, records, plan)
     yield from incomplete(scores)
     yield from out_of_range(scores)
     yield from collapsed(scores)
-    yield from mixed(scores, records)
+    yield from mixed(records)
+    yield from mixed_conventions(scores)
     for row in published[(published.source == "") | (published.status == "")].to_dict("records"):
-        cure = "name what was read, and how, in reports/published, or remove the row"
+        cure = "name the source and how it was read in reports/published, or remove the row"
         yield Finding("source", f"{row['value']} of {row['paper']}, {row['table']}, has no source: {cure}.", {})
 
 
-def check(allow: Mapping[str, str]) -> None:
-    """Refuse reasons that would excuse nothing.
+def check_allow(allow: Mapping[str, str], plan: Plan | None = None) -> None:
+    """Refuse entries of `allow` that would allow nothing.
+
+    Args:
+        allow: reasons by kind of finding, or by `KIND:GROUP`.
+        plan: the planned runs; without it, groups are not checked.
 
     Raises:
-        ValueError: an entry names no kind of finding, or gives no reason.
+        ValueError: an entry has an unknown kind, a group that is not planned, or no reason.
     """
     for name, reason in allow.items():
-        kind = name.partition(":")[0]
+        kind, _, group = name.partition(":")
         if kind not in KINDS:
-            raise ValueError(f"`{name}` names no kind of finding; kinds are {', '.join(KINDS)}{nearest(kind, KINDS)}")
+            raise ValueError(f"`{name}` has an unknown kind of finding. {did_you_mean(kind, KINDS)}")
         if not reason.strip():
             raise ValueError(f"`{name}` is allowed without a reason; write one: {name}=REASON")
+        if group and plan and group not in (known := places(plan)):
+            raise ValueError(f"`{name}` has a group that is not planned. {did_you_mean(group, known)}")
 
 
-def sift(found: Iterator[Finding], allow: Mapping[str, str]) -> tuple[list[tuple[Finding, str]], list[str]]:
+def places(plan: Plan) -> list[str]:
+    """What findings can be about: each group, and each data set with a protocol."""
+    names = [group.name for group in plan.groups]
+    return [*names, *dict.fromkeys(f"{group.dataset}-{group.protocol}" for group in plan.groups)]
+
+
+def apply_allow(results: Iterable[Finding], allow: Mapping[str, str]) -> tuple[list[Allowed], list[str]]:
     """The findings that are allowed, each with its reason, and the sentences of the others.
 
     `allow` gives a reason by kind, or by `KIND:GROUP`, such as "collapsed:fd-toy-one_class".
     """
     allowed, problems = [], []
-    for finding in found:
+    for finding in results:
         reason = allow.get(f"{finding.kind}:{finding.group}", allow.get(finding.kind))
         if reason:
             allowed.append((finding, reason))
@@ -85,143 +109,168 @@ def sift(found: Iterator[Finding], allow: Mapping[str, str]) -> tuple[list[tuple
     return allowed, problems
 
 
-def explain(table: Table, allowed: Sequence[tuple[Finding, str]]) -> Table:
-    """The table with the allowed findings that concern it at the end of its caption."""
-    said = [
+def with_notices(table: Table, records: Sequence[Record], allowed: Sequence[Allowed]) -> Table:
+    """The table with a notice on different environments, and the allowed findings that concern it, in its caption."""
+    names = {run_of(path) for _, row in table.grid.iterrows() for cell in row for path in cell.records}
+    notices = environment.notice([record for record in records if run_name(record) in names])
+    notices += [
         f"Allowed, because {reason.strip().rstrip('.')}: {finding.message}"
         for finding, reason in allowed
-        if all(table.place.get(name, value) == value for name, value in finding.place.items())
+        if finding.concerns(table)
     ]
-    return replace(table, caption=[*table.caption, *said])
+    return replace(table, caption=[*table.caption, *notices])
 
 
 def missing(records: Sequence[Record], plan: Plan) -> Iterator[Finding]:
     """Planned runs that are not finished."""
-    known = {record["folder"] for record in records}
-    for group, runs in plan.items():
-        planned = {f"{'-'.join(group)}/{run}" for run in runs if run != "unsupported"}
-        if lacking := sorted(planned - known):
-            message = f"{len(lacking)} of {len(planned)} planned runs are not finished, e.g. {lacking[0]}: `dvc repro`."
-            yield Finding("missing", message, _place(group))
+    finished = {run_name(record) for record in records}
+    for group in plan.groups:
+        if names := sorted({run.name for run in group.runs} - finished):
+            part = f"{len(names)} of {count(len(group.runs), 'planned run')} not finished"
+            yield Finding("missing", f"{group.name}: {part}, e.g. {names[0]}: `dvc repro`.", _place(group))
 
 
-def unscored(scores: pd.DataFrame, records: Sequence[Record], plan: Plan) -> Iterator[Finding]:
-    """Runs without a score, unless the plan has no use for them any more; and scores without a run."""
-    scored = set(scores.record.map(_folder))
+def unscored(scores: pd.DataFrame, records: Sequence[Record]) -> Iterator[Finding]:
+    """Runs without a score, and scores without a run."""
+    scored = set(scores.record.map(run_of))
     for record in records:
-        is_planned = not plan or PurePath(record["folder"]).name in plan.get(group_of(record), {})
-        if is_planned and record["folder"] not in scored:
-            message = f"predictions/{record['folder']} has no score. Run the score stage."
-            yield Finding("unscored", message, {name: record[name] for name in GROUP})
-    if lost := sorted(scored - {record["folder"] for record in records}):
-        cure = "Restore them with `dvc checkout`, or run them again"
-        message = (
-            f"{len(lost)} scored runs have no readable record, so their cells have no link, e.g. {lost[0]}. {cure}."
-        )
-        yield Finding("unscored", message, {})
+        if run_name(record) not in scored:
+            message = f"predictions/{run_name(record)} has no score. Run the score stage."
+            yield Finding("unscored", message, _place(record))
+    if lost := sorted(scored - {run_name(record) for record in records}):
+        cure = "Restore the records with `dvc checkout`, or run again"
+        runs = f"{count(len(lost), 'scored run')} without a readable record, so that cells have no link"
+        yield Finding("unscored", f"{runs}, e.g. {lost[0]}. {cure}.", {})
 
 
 def stale(scores: pd.DataFrame, records: Sequence[Record], plan: Plan) -> Iterator[Finding]:
-    """Scores of another fit than the stored one, and fits that the code, data or parameters of today would not make."""
-    scored = dict(zip(scores.record.map(_folder), scores.fingerprint, strict=True))
+    """Scores of another fit than the stored one, and runs that today's code, data or parameters would not make."""
+    scored = dict(zip(scores.record.map(run_of), scores.fingerprint, strict=True))
+    planned = {run.name: run for run in plan.runs}
     for record in records:
-        folder, group = record["folder"], {name: record[name] for name in GROUP}
-        if scored.get(folder, record.get("fingerprint")) != record.get("fingerprint"):
-            message = f"The scores of predictions/{folder} belong to another fit (fingerprint). Run the score stage."
-            yield Finding("stale", message, group)
-        run = plan.get(group_of(record), {}).get(PurePath(folder).name)
-        now = run.get("fingerprint_parts", {}) if isinstance(run, Mapping) else {}
-        before = record.get("fingerprint_parts", {})
-        if parts := [name for name, value in now.items() if before.get(name) != value]:
-            message = f"predictions/{folder} is older than its {', '.join(parts)}: `dvc repro`."
-            yield Finding("stale", message, group)
+        name = run_name(record)
+        if scored.get(name, record.fingerprint) != record.fingerprint:
+            message = f"The scores of predictions/{name} belong to another fit (fingerprint). Run the score stage."
+            yield Finding("stale", message, _place(record))
+        parts = planned[name].fingerprint_parts if name in planned else {}
+        changed = [part for part, value in parts.items() if record.fingerprint_parts.get(part) != value]
+        if changed or (parts and planned[name].fingerprint != record.fingerprint):
+            changes = ", ".join(changed) or "plan"
+            message = f"predictions/{name} is older than its {changes}, so no table has it: `dvc repro`."
+            yield Finding("stale", message, _place(record))
 
 
 def incomplete(scores: pd.DataFrame) -> Iterator[Finding]:
-    """Cells that other seeds of the variant have, and seeds that other variants have."""
+    """Cells that other seeds of the variant have, and seeds and categories that other variants have."""
     for keys, rows in scores.groupby(["dataset", "protocol"]):
         place = dict(zip(("dataset", "protocol"), map(str, keys), strict=True))
-        seeds = {str(variant): tuple(sorted(set(of.seed))) for variant, of in rows.groupby("variant")}
-        if len(set(seeds.values())) > 1:
-            said = "; ".join(f"{variant}: {', '.join(map(str, have))}" for variant, have in seeds.items())
-            yield Finding(
-                "seeds", f"{' '.join(place.values())}: seeds are uneven ({said}): run the missing ones.", place
-            )
-        for (variant, category), cell in rows.groupby(["variant", "category"]):
-            if lacking := sorted(set(seeds[str(variant)]) - set(cell.seed)):
-                message = f"{variant} has no score of {category} with seed {', '.join(map(str, lacking))}: `dvc repro`."
-                yield Finding("seeds", message, {**place, "variant": str(variant)})
+        where = " ".join(place.values())
+        seeds = {str(variant): sorted(set(of.seed)) for variant, of in rows.groupby("variant")}
+        if len(set(map(tuple, seeds.values()))) > 1:
+            listed = "; ".join(f"{variant}: {', '.join(map(str, have))}" for variant, have in seeds.items())
+            yield Finding("seeds", f"{where}: seeds differ ({listed}): run the missing ones.", place)
         categories = {str(variant): set(of.category) for variant, of in rows.groupby("variant")}
+        every = set().union(*categories.values())
+        for (variant, category), cell in rows.groupby(["variant", "category"]):
+            if absent := sorted(set(seeds[str(variant)]) - set(cell.seed)):
+                listed = f"{'seed' if len(absent) == 1 else 'seeds'} {', '.join(map(str, absent))}"
+                message = f"{where}: {variant} has no score of {category} with {listed}: `dvc repro`."
+                yield Finding("seeds", message, {**place, "variant": str(variant)})
         for variant, have in categories.items():
-            if absent := sorted(set().union(*categories.values()) - have):
-                message = f"{variant} has no score of {', '.join(absent)}, which others have: `dvc repro`."
-                yield Finding("missing", f"{' '.join(place.values())}: {message}", {**place, "variant": variant})
+            if names := sorted(every - have):
+                message = f"{where}: {variant} has no score of {', '.join(names)}, which others have: `dvc repro`."
+                yield Finding("missing", message, {**place, "variant": variant})
 
 
 def out_of_range(scores: pd.DataFrame) -> Iterator[Finding]:
-    """Values that no metric can have; tables leave them empty."""
-    for row in scores[(scores.value < 0) | (scores.value > 1)].to_dict("records"):
-        where = f"{'-'.join(row[name] for name in GROUP)}: {row['metric']} of {row['category']}, seed {row['seed']}"
-        message = f"{where} is {row['value']}, outside [0, 1]: run the score stage again."
-        yield Finding("range", message, _place([row[name] for name in GROUP], row["metric"]))
+    """Values that their metric cannot have; tables leave them empty."""
+    for row in scores[impossible(scores)].to_dict("records"):
+        where = (
+            f"{group_name(*(row[name] for name in GROUP))}: {row['metric']} of {row['category']}, seed {row['seed']}"
+        )
+        message = f"{where} is {row['value']}, outside {bounds_text(row['metric'])}: run the score stage again."
+        yield Finding("range", message, {name: row[name] for name in (*GROUP, "metric")})
 
 
 def collapsed(scores: pd.DataFrame) -> Iterator[Finding]:
-    """AUROCs that are hardly better than chance, or worse: mostly a run that has not learnt."""
+    """AUROCs near chance, or below it: mostly of a run that did not converge."""
     is_auroc = scores.metric.isin(["image_auroc", "pixel_auroc"]) & (scores.subset == "all")
-    low = scores[is_auroc & scores.value.between(0, COLLAPSED, inclusive="left")]
+    low = scores[is_auroc & scores.value.between(0, NEAR_CHANCE, inclusive="left")]
     cures = {
         "near chance": "look at the loss in its record; train longer or with another seed, or allow it with a reason",
         "worse than chance": "anomalies score lower than normal images: check the sign of the method's maps and "
         "scores, and the loss in its record, or allow it with a reason",
     }
-    said = (low.value < INVERTED).map({False: "near chance", True: "worse than chance"})
-    for (*keys, kind), rows in low.groupby([*(low[name] for name in (*GROUP, "metric")), said]):
-        *group, metric = map(str, keys)
-        cells = ", ".join(f"{r['category']} seed {r['seed']}: {r['value']:.3f}" for r in rows.to_dict("records"))
-        message = f"{'-'.join(group)}: {metric} {kind} ({cells}): {cures[str(kind)]}."
-        yield Finding("collapsed", message, _place(group, metric))
+    kinds = (low.value < INVERTED).map({False: "near chance", True: "worse than chance"})
+    for (*keys, kind), rows in low.groupby([*(low[name] for name in (*GROUP, "metric")), kinds]):
+        place = dict(zip((*GROUP, "metric"), map(str, keys), strict=True))
+        # Each category and seed once, however many conventions of the metric there are.
+        values = {(r["category"], r["seed"]): r["value"] for r in reversed(rows.to_dict("records"))}
+        cells = ", ".join(f"{category} seed {seed}: {values[category, seed]:.3f}" for category, seed in sorted(values))
+        group = group_name(*(place[name] for name in GROUP))
+        yield Finding("collapsed", f"{group}: {place['metric']} {kind} ({cells}): {cures[str(kind)]}.", place)
 
 
-def mixed(scores: pd.DataFrame, records: Sequence[Record]) -> Iterator[Finding]:
-    """Teachers, budgets and conventions that differ within a variant, or between variants that share a column."""
-    for record, said in _settings(records).items():
-        place = dict(zip(("dataset", "protocol"), record, strict=True))
-        for what, of_variant in said.items():
-            names = {str(variant): " and ".join(sorted(values)) for variant, values in of_variant.items()}
-            if len(set(names.values())) > 1 or any(len(values) > 1 for values in of_variant.values()):
-                says = "; ".join(f"{variant}: {value}" for variant, value in sorted(names.items()))
+def mixed(records: Sequence[Record]) -> Iterator[Finding]:
+    """Teachers, budgets and environments that differ within a variant, or between variants that share a table."""
+    for key in sorted({(record.dataset, record.protocol) for record in records}):
+        place = dict(zip(("dataset", "protocol"), key, strict=True))
+        here = [record for record in records if (record.dataset, record.protocol) == key]
+        for what, value in (("teachers", _teacher), ("budgets", _budget)):
+            values: dict[str, set[str]] = {}
+            for record in here:
+                values.setdefault(record.variant, set()).add(value(record))
+            if differing := _differing(values):
                 cure = "share one under `hyper_parameters`, or allow it with a reason"
-                yield Finding("mixed", f"{' '.join(record)}: {what} differ ({says}): {cure}.", place)
-    for keys, rows in scores.groupby([name for name in BLOCK if name != "convention"]):
+                yield Finding("mixed", f"{' '.join(key)}: {what} differ ({differing}): {cure}.", place)
+        for name, by_variant in environment.compare(here).severe.items():
+            what = "devices" if name == "device" else f"versions of {name}"
+            cure = "run all of them in one environment, or allow it with a reason"
+            yield Finding("mixed", f"{' '.join(key)}: {what} differ ({by_variant}): {cure}.", place)
+    yield from _mixed_between_protocols(records)
+
+
+def _mixed_between_protocols(records: Sequence[Record]) -> Iterator[Finding]:
+    """Environments that agree within each protocol of a data set, but differ between the two, which tables compare."""
+    for dataset in sorted({record.dataset for record in records}):
+        of_protocol = [[r for r in records if (r.dataset, r.protocol) == (dataset, name)] for name in PROTOCOLS]
+        within = {name for part in of_protocol for name in environment.compare(part).severe}
+        for name in environment.compare([record for part in of_protocol for record in part]).severe:
+            if name not in within:
+                what = "devices" if name == "device" else f"versions of {name}"
+                cure = "run all of them in one environment, or allow it with a reason"
+                yield Finding("mixed", f"{dataset}: {what} differ between protocols: {cure}.", {"dataset": dataset})
+
+
+def mixed_conventions(scores: pd.DataFrame) -> Iterator[Finding]:
+    """Conventions that not all variants of a table were scored by."""
+    facets = [name for name in BLOCK if name != "convention"]
+    for keys, rows in scores.groupby(facets):
+        place = dict(zip(facets, map(str, keys), strict=True))
         names = {str(variant): " and ".join(sorted(set(of.convention))) for variant, of in rows.groupby("variant")}
         if len(set(names.values())) > 1:
-            place = dict(zip([name for name in BLOCK if name != "convention"], map(str, keys), strict=True))
-            says = "; ".join(f"{variant}: {convention}" for variant, convention in names.items())
-            yield Finding("mixed", f"{' '.join(place.values())}: conventions differ ({says}): score them again.", place)
+            listed = "; ".join(f"{variant}: {convention}" for variant, convention in names.items())
+            message = f"{' '.join(place.values())}: conventions differ ({listed}): score them again."
+            yield Finding("mixed", message, place)
 
 
-def _settings(records: Sequence[Record]) -> dict[tuple[str, str], dict[str, dict[str, set[str]]]]:
-    """By data set and protocol: teachers and budgets of each variant, in words."""
-    found: dict[tuple[str, str], dict[str, dict[str, set[str]]]] = {}
-    for record in records:
-        of_place = found.setdefault((record["dataset"], record["protocol"]), {"teachers": {}, "budgets": {}})
-        teacher, values = record.get("teacher") or {}, record.get("hyper_parameters", {})
-        budget = f"{values.get('epochs', '?')} epochs, {values.get('image_size', '?')} px"
-        name = f"{teacher.get('name', 'none')} {teacher.get('sha256', '')[:8]}".strip()
-        of_place["teachers"].setdefault(record["variant"], set()).add(name)
-        of_place["budgets"].setdefault(record["variant"], set()).add(budget)
-    return found
+def _differing(values: Mapping[str, set[str]]) -> str:
+    """The values of each variant, as text; empty if all variants have one and the same."""
+    names = {variant: " and ".join(sorted(of)) for variant, of in sorted(values.items())}
+    if len(set().union(*values.values())) < 2:
+        return ""
+    return "; ".join(f"{variant}: {value}" for variant, value in names.items())
 
 
-def group_of(record: Record) -> tuple[str, str, str]:
-    """Variant, data set and protocol: a key of the plan."""
-    return record["variant"], record["dataset"], record["protocol"]
+def _teacher(record: Record) -> str:
+    teacher = record.teacher
+    return f"{teacher.name} {teacher.sha256[:8]}".strip() if teacher else "none"
 
 
-def _place(group: Sequence[str], *metric: str) -> dict[str, str]:
-    return dict(zip((*GROUP, "metric"), (*group, *metric), strict=False))
+def _budget(record: Record) -> str:
+    values = record.hyper_parameters
+    return f"{values.get('epochs', '?')} epochs, {values.get('image_size', '?')} px"
 
 
-def _folder(path: str) -> str:
-    return "/".join(PurePath(path).parts[-3:-1])
+def _place(of: object) -> dict[str, str]:
+    return {name: str(getattr(of, name)) for name in GROUP}

@@ -1,22 +1,22 @@
-"""What keeps a measured number from being compared with a published one: six kinds of difference, each in words."""
+"""What keeps a measured number from being compared with a published one: six kinds of difference, each with a description."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from reports.tables import GROUP, MEAN
+from benchmarks.official_counts import official_counts
+from benchmarks.records import Record
+from reports.vocabulary import GROUP, MEAN, is_image_metric
 
-COUNTS = Path(__file__).parent / "image_counts.csv"  # of the official data sets: training, normal and anomalous images
 NEEDS_CONVENTION = ("aupro", "spro")  # identical maps score up to 0.2 apart under two conventions
 RULE = (
     "Not comparable: the best-matching runs differ from the source in protocol, convention, selection, teacher, budget "
     "(epochs, image size) or data (official categories and numbers of images). What a source does not state does not "
     "count as different, except that a number without its epochs, and AUPRO without its convention, compare with "
-    "nothing. Of image metrics, a source that labels images by their resized masks is told of, not called different."
+    "nothing. Of image metrics, a source that labels images by their resized masks is noted, not called different."
 )
 
 
@@ -27,7 +27,7 @@ class Setting(NamedTuple):
     data: Mapping[tuple[str, ...], str]  # by these and category: what is not official about its images
 
 
-def setting(scores: pd.DataFrame, records: Sequence[Mapping[str, Any]]) -> Setting:
+def setting(scores: pd.DataFrame, records: Sequence[Record]) -> Setting:
     """Read budgets off the records, and the data off records and tidy rows."""
     return Setting(_budgets(records), _data(scores, records))
 
@@ -37,7 +37,7 @@ def differences(number: Mapping[Any, Any], measured: Mapping[Any, Any], how: Set
 
     Args:
         number: a row as in `reports/published/README.md`.
-        measured: a row of `tables.aggregate`, of the same variant, data set, category, subset and metric.
+        measured: a row of `aggregate.aggregate`, of the same variant, data set, category, subset and metric.
         how: the setting of the measured ones.
     """
     run = tuple(measured[name] for name in GROUP)
@@ -46,7 +46,7 @@ def differences(number: Mapping[Any, Any], measured: Mapping[Any, Any], how: Set
     stated = {"epochs": number["epochs"] or "an unstated number of"}
     stated |= {"image_size": number["image_size"]} if number["image_size"] else {}
     theirs = {name: number[name] or measured[name] for name in ("protocol", "selection")}
-    found = {
+    agreement = {
         "protocol": (measured["protocol"] == theirs["protocol"], measured["protocol"], theirs["protocol"]),
         "convention": (
             _convention_agrees(number, measured),
@@ -57,9 +57,9 @@ def differences(number: Mapping[Any, Any], measured: Mapping[Any, Any], how: Set
         "teacher": (number["backbone"] in ("", teacher, teacher.split(".")[0]), teacher, number["backbone"]),
         "budget": (stated == {name: ours[name] for name in stated}, _budget(ours, stated), _budget(stated, stated)),
     }
-    unlike = {kind: f"{measures} instead of {wanted}" for kind, (same, measures, wanted) in found.items() if not same}
-    odd = how.data.get((*run, number["category"]))
-    return unlike | ({"data": odd} if odd else {})
+    differing = {kind: f"{ours} instead of {source}" for kind, (same, ours, source) in agreement.items() if not same}
+    data = how.data.get((*run, number["category"]))
+    return differing | ({"data": data} if data else {})
 
 
 def _budget(of: Mapping[str, str], names: Iterable[str]) -> str:
@@ -68,55 +68,77 @@ def _budget(of: Mapping[str, str], names: Iterable[str]) -> str:
 
 
 def _convention_agrees(number: Mapping[Any, Any], measured: Mapping[Any, Any]) -> bool:
-    if number["metric"].startswith("image_"):
+    if is_image_metric(number["metric"]):
         return True
     stated = set(filter(None, number["convention"].split(", ")))
     return stated <= {*measured["convention"].split(", ")} if stated else number["metric"] not in NEEDS_CONVENTION
 
 
-def _budgets(records: Sequence[Mapping[str, Any]]) -> dict[tuple[str, ...], dict[str, str]]:
+def _budgets(records: Sequence[Record]) -> dict[tuple[str, ...], dict[str, str]]:
     """Epochs and image size as text; "20 or 200" where the runs of a group differ."""
-    found: dict[tuple[str, ...], dict[str, set[str]]] = {}
+    budgets: dict[tuple[str, ...], dict[str, set[str]]] = {}
     for record in records:
-        of_group = found.setdefault(tuple(record[name] for name in GROUP), {})
+        of_group = budgets.setdefault(record.group_key, {})
         for name in ("epochs", "image_size"):
-            of_group.setdefault(name, set()).add(str(record.get("hyper_parameters", {}).get(name, "unknown")))
-    return {group: {name: " or ".join(sorted(values)) for name, values in of.items()} for group, of in found.items()}
+            of_group.setdefault(name, set()).add(str(record.hyper_parameters.get(name, "unknown")))
+    return {group: {name: " or ".join(sorted(values)) for name, values in of.items()} for group, of in budgets.items()}
 
 
-def _data(scores: pd.DataFrame, records: Sequence[Mapping[str, Any]]) -> dict[tuple[str, ...], str]:
+def _data(scores: pd.DataFrame, records: Sequence[Record]) -> dict[tuple[str, ...], str]:
     """Empty text where all images are official; no entry for data sets of which no official counts are known."""
-    counts = pd.read_csv(COUNTS)
-    trained = {tuple(r[n] for n in (*GROUP, "split")): r.get("data", {}).get("train", "unknown") for r in records}
-    tested = scores[(scores.subset == "all") & scores.dataset.isin(counts.dataset)]
-    tested = tested.drop_duplicates([*GROUP, "category"])
-    found: dict[tuple[str, ...], str] = {}
+    trained = {(*record.group_key, record.split): record.data.train for record in records}
+    tested = scores[scores.subset == "all"].drop_duplicates([*GROUP, "category"])
+    differing: dict[tuple[str, ...], str] = {}
     for keys, rows in tested.groupby(GROUP):
         group = tuple(map(str, keys))
-        official = {
-            str(row["category"]): (row["train"], row["good"], row["anomalous"])
-            for row in counts[counts.dataset == group[1]].to_dict("records")
-        }
-        of_all = sum(train for train, *_ in official.values())
-        odd = {}
-        for row in rows.to_dict("records"):
-            name = row["category"]
-            train, *test = official.get(name, (0, 0, 0))
-            wanted = (of_all if group[2] == "multi_class" else train, *test)
-            fitted = trained.get((*group, name), trained.get((*group, "all"), "unknown"))
-            test_counts = (int(row["images"]) - int(row["anomalous"]), int(row["anomalous"]))
-            fit = _unlike(["training"], [fitted], wanted[:1])
-            fit = fit and (f"one model learnt from {fit}" if group[2] == "multi_class" else f"{name} has {fit}")
-            seen = _unlike(["normal test", "anomalous test"], test_counts, wanted[1:])
-            odd[name] = "; ".join(filter(None, [fit, seen and f"{name} has {seen}"]))
-        found |= {(*group, name): said for name, said in odd.items()}
-        lacking = len({*official} - {*odd})
-        short = f"{len(official) - lacking} of {len(official)} categories" if lacking else ""
-        found[(*group, MEAN)] = "; ".join(dict.fromkeys(filter(None, [short, *"; ".join(odd.values()).split("; ")])))
-    return found
+        official = counts(group[1])
+        if not official:
+            continue
+        of_category = {row["category"]: _category(group, row, trained, official) for row in rows.to_dict("records")}
+        differing |= {(*group, name): text for name, text in of_category.items()}
+        missing = len({*official} - {*of_category})
+        short = f"{len(official) - missing} of {len(official)} categories" if missing else ""
+        parts = "; ".join(of_category.values()).split("; ")
+        differing[(*group, MEAN)] = "; ".join(dict.fromkeys(filter(None, [short, *parts])))
+    return differing
 
 
-def _unlike(kinds: Sequence[str], ours: Sequence[Any], official: Sequence[int]) -> str:
-    """In words, the counts that are not official; empty if all are."""
+class Counts(NamedTuple):
+    """Official numbers of images of a category."""
+
+    train: int
+    normal: int
+    anomalous: int
+
+
+def counts(dataset: str) -> dict[str, Counts]:
+    """The official counts by category; empty where none are known."""
+    known = {"train", "validation", "good"}
+    return {
+        category: Counts(of["train"], of["good"], sum(images for name, images in of.items() if name not in known))
+        for category, of in official_counts(dataset).items()
+    }
+
+
+def _category(
+    group: tuple[str, ...],
+    row: Mapping[Any, Any],
+    trained: Mapping[tuple[str, ...], int | None],
+    official: Mapping[str, Counts],
+) -> str:
+    """In what the images of one category differ from the official ones; empty if in nothing."""
+    name, is_multi = row["category"], group[2] == "multi_class"
+    wanted = official.get(name, Counts(0, 0, 0))
+    train = sum(of.train for of in official.values()) if is_multi else wanted.train
+    learnt = trained.get((*group, name), trained.get((*group, "all")))
+    test = (int(row["images"]) - int(row["anomalous"]), int(row["anomalous"]))
+    fit = _differing(["training"], ["unknown" if learnt is None else learnt], [train])
+    fit = fit and (f"one model learnt from {fit}" if is_multi else f"{name} has {fit}")
+    seen = _differing(["normal test", "anomalous test"], test, wanted[1:])
+    return "; ".join(filter(None, [fit, seen and f"{name} has {seen}"]))
+
+
+def _differing(kinds: Sequence[str], ours: Sequence[Any], official: Sequence[int]) -> str:
+    """The counts that are not official, as text; empty if all are."""
     triples = zip(kinds, ours, official, strict=True)
     return ", ".join(f"{count} {kind} images (official {wanted})" for kind, count, wanted in triples if count != wanted)
