@@ -41,7 +41,7 @@ bench-launch: .venv/ready
 	OMP_NUM_THREADS=1 python -m tests.speed.bench_launch
 
 bench-page: .venv/ready
-	python -m benchmarks.bench_page
+	python -m tests.speed.bench_page
 
 bench-verify: .venv/ready
 	OMP_NUM_THREADS=1 python -m tests.speed.bench_verify

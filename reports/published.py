@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from reports.tables import MEAN, SUBSET_MEAN
+from reports.vocabulary import MEAN, SUBSET_MEAN
 
 FOLDER = Path(__file__).parent / "published"
 COLUMNS = [
@@ -26,19 +26,19 @@ def read(folder: Path = FOLDER) -> pd.DataFrame:
     `value` is empty where the status is `ABSENT`: a table prints it, and nothing that could be read quotes it.
 
     Raises:
-        ValueError: a file lacks a column, or a value is no number; the message names the file.
+        ValueError: a file misses a column, or a value is not a number; the message names the file.
     """
     parts = []
     for path in sorted(folder.glob("*.csv")):
         rows = pd.read_csv(path, dtype=str, keep_default_na=False)
-        if lacking := [column for column in COLUMNS if column not in rows]:
-            raise ValueError(f"{folder.name}/{path.name}: column {', '.join(lacking)} is missing; see README.md there")
+        if missing := [column for column in COLUMNS if column not in rows]:
+            raise ValueError(f"{folder.name}/{path.name}: column {', '.join(missing)} is missing; see README.md there")
         is_absent = (rows.value == "") & (rows.status == ABSENT)
         wrong = rows[pd.to_numeric(rows.value, errors="coerce").isna() & ~is_absent]
         if len(wrong):
             raise ValueError(
                 f"{folder.name}/{path.name}: value {wrong.value.iloc[0]!r} of {wrong.method.iloc[0]}, "
-                f"{wrong.category.iloc[0]}, is no number; what no source gives is empty, with status '{ABSENT}'"
+                f"{wrong.category.iloc[0]}, is not a number; leave it empty if no source gives it, with status '{ABSENT}'"
             )
         parts.append(rows)
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)

@@ -33,14 +33,15 @@ def report(
     ] = None,
 ) -> None:
     """Build the tables, figures and the page under reports/build from what is scored, and check them."""
-    from reports import build, lint
+    from reports import build
+    from reports.analysis import checks
 
     of_suite = parameters.load().allow if Path("params.yaml").exists() else {}
     reasons = of_suite | dict(entry.partition("=")[::2] for entry in allow or ())
     try:
-        lint.check(reasons)
+        checks.check_allow(reasons)
     except ValueError as error:
-        raise InputError(f"`allow` in params.yaml, or --allow: {error}.") from None
+        raise InputError(f"`allow` in params.yaml, or --allow: {str(error).rstrip('.')}.") from None
     try:
         problems = integrity.problems(plans.read(results.RESULTS))
     except InputError:
@@ -61,8 +62,8 @@ def board(
     records: RecordsOption = BOARD / "records",
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for board.md and board.html.")] = BOARD / "build",
 ) -> None:
-    """Render the board of accepted submissions; `--check` fails if a record is not valid."""
-    from reports import board as rendering
+    """Render the leaderboard of accepted submissions; `--check` fails if a record is not valid."""
+    from reports.render import leaderboard as rendering
 
     accepted = _accepted(records)
     if check:
@@ -77,21 +78,21 @@ def board(
 @app.command(rich_help_panel=SUBMISSIONS)
 def model_index(method: str, records: RecordsOption = BOARD / "records") -> None:
     """Print the `model-index` block of a Hugging Face model card with a method's accepted submissions."""
-    from reports import board as rendering
+    from reports.render import leaderboard as rendering
 
-    found = rendering.model_index(_accepted(records), method)
-    if not found:
+    index = rendering.model_index(_accepted(records), method)
+    if not index:
         raise InputError(f"The board has no submission of method {method!r}; `proctor board` lists those it has.")
-    sys.stdout.write(yaml.safe_dump({"model-index": found}, sort_keys=False, allow_unicode=True))
+    sys.stdout.write(yaml.safe_dump({"model-index": index}, sort_keys=False, allow_unicode=True))
 
 
 def _accepted(folder: Path) -> list[dict[str, Any]]:
     """The records of the board, as JSON; ends the program if one is not valid."""
     from benchmarks.submissions import leaderboard as accepted
 
-    found, problems = accepted.read(folder)
+    entries, problems = accepted.read(folder)
     for problem in problems:
         say(problem)
     if problems:
         raise typer.Exit(1)
-    return [record.model_dump(mode="json", by_alias=True) for record in found]
+    return [record.model_dump(mode="json", by_alias=True) for record in entries]

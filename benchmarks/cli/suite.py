@@ -139,12 +139,15 @@ def pretrain(teacher: str) -> None:
 
 def _check_reports(values: parameters.Params) -> None:
     """What the report would refuse at the end of the pipeline is refused before it starts."""
-    from reports import lint
+    from reports import specs
+    from reports.analysis import checks
 
+    if problems := specs.check_all():
+        raise InputError("\n".join(problems))
     try:
-        lint.check(values.allow)
+        checks.check_allow(values.allow)
     except ValueError as error:
-        raise InputError(f"params.yaml: `allow`: {error}.") from None
+        raise InputError(f"params.yaml: `allow`: {str(error).rstrip('.')}.") from None
 
 
 def _fetch_missing(values: parameters.Params) -> None:

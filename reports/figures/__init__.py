@@ -1,6 +1,6 @@
 """One file per figure: a spec names it, and its `draw` gets the rows of the spec's source and returns the figure.
 
-Figures from `cells` get the rows of `tables.aggregate`; those from `details` one row per category and seed, with the
+Figures from `cells` get the rows of `aggregate.aggregate`; those from `details` one row per category and seed, with the
 parsed file in `details` and the paths of arrays beside it; those from `losses` and `trajectory` one row per epoch and
 term or metric of every run. What figures share, colours and sizes above all, is in `_style.py`.
 """
@@ -10,29 +10,30 @@ from __future__ import annotations
 import inspect
 from importlib import import_module
 from pathlib import Path
-from pkgutil import iter_modules
 from types import ModuleType
 
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from methods.base import did_you_mean
 from reports.figures._style import STYLE
+from reports.specs import figure_names
 
 
 def draw(name: str, data: pd.DataFrame) -> Figure:
     """The figure of `reports/figures/NAME.py`.
 
     Raises:
-        ValueError: there is no such file, or the data hold nothing that it could draw.
+        ValueError: there is no such file, or the data have nothing to draw.
     """
     with rc_context(STYLE):
         figure: Figure = _module(name).draw(data)
     return figure
 
 
-def says(name: str) -> str:
-    """What the page says of a figure: the first paragraph of its file.
+def description(name: str) -> str:
+    """What a figure shows, for the page: the first paragraph of its module's docstring.
 
     Raises:
         ValueError: there is no such file.
@@ -41,9 +42,8 @@ def says(name: str) -> str:
 
 
 def _module(name: str) -> ModuleType:
-    known = sorted(module.name for module in iter_modules(__path__) if not module.name.startswith("_"))
-    if name not in known:
-        raise ValueError(f"there is no figure '{name}' in reports/figures; there are {', '.join(known)}")
+    if name not in (known := figure_names()):
+        raise ValueError(f"unknown figure '{name}'. {did_you_mean(name, known)}")
     return import_module(f"{__name__}.{name}")
 
 

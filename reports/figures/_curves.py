@@ -36,6 +36,6 @@ def curves(data: pd.DataFrame, kind: str, axis_labels: tuple[str, str], limit: f
     figure.supylabel(axis_labels[1])
     legend(figure, axes, names)
     seeds = span(data.groupby(["variant", "category"]).size())
-    told = "One seed." if seeds == "1" else f"Mean over {seeds} seeds; shaded: their range."
-    note(figure, told, "Grey line: chance." if kind == "roc" else "", xlabel=axis_labels[0])
+    over = "One seed." if seeds == "1" else f"Mean over {seeds} seeds; shaded: their range."
+    note(figure, over, "Grey line: chance." if kind == "roc" else "", xlabel=axis_labels[0])
     return figure

@@ -15,7 +15,7 @@ from reports.figures._style import WIDTH
 
 
 class Example(NamedTuple):
-    """A test image, (h, w, 3) uint8; its truth, (h, w) bool; and its map, (h, w), empty where none is with it."""
+    """A test image, (h, w, 3) uint8; its ground truth, (h, w) bool; and its map, (h, w), empty if not stored."""
 
     image: np.ndarray
     truth: np.ndarray
@@ -23,15 +23,15 @@ class Example(NamedTuple):
 
 
 def examples(paths: Iterable[Path]) -> dict[str, Example]:
-    """What these files hold, by key: see `results/README.md`."""
-    found: dict[str, Example] = {}
+    """The examples in these files, by key: see `results/README.md`."""
+    stored_examples: dict[str, Example] = {}
     for path in paths:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         maps = arrays.get("maps", np.empty((len(arrays["keys"]), 0, 0)))
         for key, *parts in zip(arrays["keys"], arrays["images"], arrays["truth"], maps, strict=True):
-            found[str(key)] = Example(*parts)
-    return found
+            stored_examples[str(key)] = Example(*parts)
+    return stored_examples
 
 
 def grid(
@@ -41,8 +41,7 @@ def grid(
 ) -> Figure:
     """A row for each example, with its name at the left: image, truth, and a column of maps for each variant.
 
-    A column has one scale, from its lowest to its highest value, so that a normal image looks calm only if the variant
-    finds it calm.
+    A column has one scale, from its lowest to its highest value, so that the maps of normal images show how low they are.
 
     Args:
         rows: name and example.

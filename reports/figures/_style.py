@@ -18,7 +18,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from reports.tables import IDENTITY, IMAGE_CONVENTION, METRICS, PROTOCOLS, Cell, labels
+from benchmarks.schema import IMAGE_CONVENTION
+from reports.aggregate import Cell
+from reports.vocabulary import IDENTITY, PROTOCOLS, labels, metric
 
 STYLE: dict[Any, Any] = {
     "font.size": 8,
@@ -84,7 +86,7 @@ def filled(data: pd.DataFrame, what: str = "value") -> pd.DataFrame:
     """The rows whose cell has a value, with the label of their variant as `name`.
 
     Raises:
-        ValueError: there is none.
+        ValueError: no cell has a value.
     """
     data = data[[bool(cell.values) for cell in data.cell]]
     if data.empty:
@@ -96,24 +98,24 @@ def first_conventions(data: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """The rows of each metric's first convention, and a sentence that names those of pixel metrics."""
     data = data[data.convention == data.groupby("metric").convention.transform("first")]
     named = data[data.convention != IMAGE_CONVENTION].groupby("convention", sort=False).metric.unique()
-    told = [f"{', '.join(METRICS.get(metric, metric) for metric in of)} ({how})" for how, of in named.items()]
-    return data, [f"Conventions: {'; '.join(told)}."] if told else []
+    listed = [f"{', '.join(metric(name).title for name in of)} ({how})" for how, of in named.items()]
+    return data, [f"Conventions: {'; '.join(listed)}."] if listed else []
 
 
 def ordered(protocols: Iterable[str]) -> list[str]:
     """These protocols, one-class first."""
-    found = set(protocols)
-    return [name for name in PROTOCOLS if name in found] + sorted(found - set(PROTOCOLS))
+    names = set(protocols)
+    return [name for name in PROTOCOLS if name in names] + sorted(names - set(PROTOCOLS))
 
 
 def span(counts: Iterable[int]) -> str:
     """The least and the largest count, such as "2 to 3", or the only one."""
-    found = sorted(set(counts))
-    return " to ".join(str(count) for count in dict.fromkeys((found[0], found[-1])))
+    values = sorted(set(counts))
+    return " to ".join(str(value) for value in dict.fromkeys((values[0], values[-1])))
 
 
 def over_seeds(cells: Iterable[Cell], whiskers: str = "one standard deviation over seeds") -> str:
-    """A sentence on how many seeds there are and what whiskers say, if there are any."""
+    """A sentence on how many seeds there are and what whiskers show, if there are any."""
     seeds = span(len(cell.values) for cell in cells)
     if seeds == "1":
         return "One seed: no deviation." if whiskers else "One seed."
@@ -131,6 +133,22 @@ def face(protocol: str, colour: Any) -> Any:
     return "white" if protocol == "one_class" else colour
 
 
+def scale(name: str) -> float:
+    """What values of a metric are multiplied by to be drawn: fractions in percent, others as they are."""
+    return 100 if metric(name).is_fraction else 1
+
+
+def unit(names: Iterable[str]) -> str:
+    """The label of an axis that these metrics share."""
+    fractions = [metric(name).is_fraction for name in names]
+    return "percent" if all(fractions) else "percent, or the metric's own unit" if any(fractions) else "value"
+
+
+def are_fractions(names: Iterable[str]) -> bool:
+    """Whether all these metrics are shown in percent, and can share an axis."""
+    return all(metric(name).is_fraction for name in names)
+
+
 def log_ticks(axis: Axis) -> None:
     """Plain numbers at 1, 2 and 5 of each decade of a logarithmic axis."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -140,11 +158,11 @@ def log_ticks(axis: Axis) -> None:
 
 def legend(figure: Figure, axes: Sequence[Axes], names: Sequence[str]) -> None:
     """One legend above all panels, in the order of `names`."""
-    found = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    shown = [name for name in names if name in found]
+    handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    shown = [name for name in names if name in handles]
     # As many columns as the figure is wide; a legend wider than it would squeeze the panels.
     columns = max(1, min(len(shown), int(figure.get_figwidth() * 14 // (7 + max(map(len, shown), default=0)))))
-    figure.legend([found[name] for name in shown], shown, loc="outside upper center", ncols=columns, handlelength=2.6)
+    figure.legend([handles[name] for name in shown], shown, loc="outside upper center", ncols=columns, handlelength=2.6)
 
 
 def note(figure: Figure, *sentences: str, xlabel: str = "") -> None:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from reports.figures._style import filled, legend, looks, note, over_seeds, panels
-from reports.tables import METRICS
+from reports.vocabulary import metric as titled
 
 
 def draw(data: pd.DataFrame) -> Figure:
@@ -29,7 +29,7 @@ def draw(data: pd.DataFrame) -> Figure:
             for name, row in grid.iterrows()
         ]
         axis.set_xticks(range(len(grid)), ticks, fontsize=6.5)
-        axis.set(title=METRICS.get(metric, metric), xlim=(-0.3, len(grid) - 0.7), ylim=(len(names) + 0.4, 0.6))
+        axis.set(title=titled(metric).title, xlim=(-0.3, len(grid) - 0.7), ylim=(len(names) + 0.4, 0.6))
         axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     figure.supylabel("rank by the mean over categories and seeds, 1 is best")
     legend(figure, axes, names)

@@ -1,6 +1,6 @@
 """Accuracy against what it costs: training time above, prediction time below, a column for each metric.
 
-Up and to the left is better. One-class is open, multi-class filled, as in `dumbbells`.
+To the left is cheaper. One-class is open, multi-class filled, as in `protocol_gap`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ from reports.figures._style import (
     note,
     over_seeds,
     panels,
+    scale,
+    unit,
 )
-from reports.tables import METRICS
+from reports.vocabulary import metric as titled
 
 COSTS = {"training_minutes": "training (minutes)", "image_milliseconds": "prediction (ms per image)"}
 
 
 def draw(data: pd.DataFrame) -> Figure:
-    data, told = first_conventions(filled(data, "mean over all categories with a recorded time"))
+    data, conventions = first_conventions(filled(data, "mean over all categories with a recorded time"))
     metrics, names = list(dict.fromkeys(data.metric)), sorted(data.name.unique())
     figure, axes = panels(2 * len(metrics), len(metrics), 1.9, extra=0.9, sharex="row", sharey="col")
     for place, axis in enumerate(axes):
@@ -36,21 +38,21 @@ def draw(data: pd.DataFrame) -> Figure:
             for row, shown in zip(rows.to_dict("records"), [name, None], strict=False):
                 at, cell = row[cost], row["cell"]
                 axis.errorbar(
-                    [at], [100 * cell.mean], yerr=[100 * cell.std],
+                    [at], [scale(metric) * cell.mean], yerr=[scale(metric) * cell.std],
                     xerr=[[at - row[f"{cost}_low"]], [row[f"{cost}_high"] - at]], ecolor=INK, elinewidth=0.7,
                     fmt=look.marker, ms=5.5, mfc=face(row["protocol"], look.colour), mec=INK, mew=0.7, label=shown,
                 )  # fmt: skip
-        axis.set(xscale="log", xlabel=label, title=METRICS.get(metric, metric) if place < len(metrics) else "")
+        axis.set(xscale="log", xlabel=label, title=titled(metric).title if place < len(metrics) else "")
         log_ticks(axis.xaxis)
         axis.tick_params(labelbottom=True)
         axis.grid()
-    figure.supylabel("percent, mean over categories")
+    figure.supylabel(f"{unit(metrics)}, mean over categories")
     legend(figure, axes, names)
     note(
         figure, "Open: one_class, with the training time of all its models; filled: multi_class.",
         over_seeds(data.cell, "one standard deviation of the metric, range of the time"), "Training time: all epochs,",
         "evaluations between them included. Prediction time: of the whole prediction, divided by its images.",
-        _devices(data), "Vertical axes do not begin at 0.", *told,
+        _devices(data), "Vertical axes do not begin at 0.", *conventions,
     )  # fmt: skip
     return figure
 
@@ -59,5 +61,5 @@ def _devices(data: pd.DataFrame) -> str:
     devices = data.groupby("device").name.unique()
     if len(devices) == 1:
         return f"Measured on: {devices.index[0]}."
-    told = "; ".join(f"{device}: {', '.join(sorted(names))}" for device, names in devices.items())
-    return f"Devices differ, so times do not compare: {told}."
+    listed = "; ".join(f"{device}: {', '.join(sorted(names))}" for device, names in devices.items())
+    return f"Devices differ, so times do not compare: {listed}."

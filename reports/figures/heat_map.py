@@ -1,4 +1,4 @@
-"""Categories by variant, a panel for each metric with a scale of its own: the darker, the lower; white is empty."""
+"""Categories by variant, a panel for each metric with a scale of its own: the darker, the worse; white is empty."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from reports.figures._style import INK, WIDTH, filled, first_conventions, note, over_seeds
-from reports.tables import MEAN, METRICS
+from reports.figures._style import INK, WIDTH, filled, first_conventions, note, over_seeds, scale, unit
+from reports.vocabulary import MEAN
+from reports.vocabulary import metric as titled
 
 CELL = 0.32, 0.19  # inches: holds "100.0" at the size below
 LABELS = 1.1  # inches
-# The lower a value, the more it stands out, in print as on the screen; dark text can be read on all of it.
+# The worse a value, the darker, in print as on the screen; dark text is legible on all of it.
 COLOURS = sns.color_palette("blend:#7b96c4,#fffef5", as_cmap=True)
+PALETTES = {"higher": COLOURS, "lower": COLOURS.reversed()}
 
 
 def draw(data: pd.DataFrame) -> Figure:
-    data, told = first_conventions(filled(data))
+    data, conventions = first_conventions(filled(data))
     metrics, names = list(dict.fromkeys(data.metric)), sorted(data.name.unique())
     categories = sorted(data.category.unique(), key=lambda name: (name == MEAN, name))
     fitting = max(1, int((WIDTH - LABELS) / (CELL[0] * len(names))))
@@ -31,16 +33,17 @@ def draw(data: pd.DataFrame) -> Figure:
     for place, metric in enumerate(metrics):
         grid = data[data.metric == metric].pivot(index="category", columns="name", values="cell")
         grid = grid.reindex(index=categories, columns=names)
-        values = 100 * grid.map(lambda cell: getattr(cell, "mean", np.nan)).astype(float)
+        values = scale(metric) * grid.map(lambda cell: getattr(cell, "mean", np.nan)).astype(float)
         sns.heatmap(
-            values, ax=axes[place], annot=True, fmt=".1f", cmap=COLOURS, linewidths=0.8, cbar=False,
+            values, ax=axes[place], annot=True, fmt=".1f" if titled(metric).is_fraction else ".4g",
+            cmap=PALETTES[titled(metric).direction], linewidths=0.8, cbar=False,
             annot_kws={"fontsize": 6.5, "color": INK}, yticklabels=categories if place % across == 0 else False,
         )  # fmt: skip
-        axes[place].set(title=METRICS.get(metric, metric), xlabel="", ylabel="")
+        axes[place].set(title=titled(metric).title, xlabel="", ylabel="")
         axes[place].tick_params(length=0)
         axes[place].tick_params(axis="y", rotation=0)
         axes[place].axhline(len(categories) - 1, color=INK, lw=1)  # the mean stands apart
         axes[place].set_xticks(np.arange(len(names)) + 0.5, names, rotation=45, ha="right", rotation_mode="anchor")
-    note(figure, "Percent.", over_seeds(data.cell, whiskers=""),
-         "The darker, the lower; each panel has a scale of its own.", *told)  # fmt: skip
+    note(figure, f"{unit(metrics).capitalize()}.", over_seeds(data.cell, whiskers=""),
+         "The darker, the worse; each panel has a scale of its own.", *conventions)  # fmt: skip
     return figure

@@ -1,4 +1,4 @@
-"""How well mixtures of two categories are found, against the share of the category under test; whiskers over seeds.
+"""How well mixtures of two categories are detected, against the share of the category under test; whiskers over seeds.
 
 A panel for each protocol, a line for each variant.
 """
@@ -37,6 +37,6 @@ def draw(data: pd.DataFrame) -> Figure:
         axis.set(title=protocol, xticks=sorted(data.ratio.unique()), ylim=(0, 103))
     figure.supylabel("image AUROC, percent")
     legend(figure, axes, names)
-    note(figure, over_seeds(data.cell), "Variants are set apart sideways; grey line: chance.",
+    note(figure, over_seeds(data.cell), "Points are shifted sideways to be seen; grey line: chance.",
          xlabel="share of the category under test in the mixture")  # fmt: skip
     return figure

@@ -1,7 +1,7 @@
-"""The same test images for every variant: image, truth, and each variant's map, of its first seed.
+"""The same test images for every variant: image, ground truth, and each variant's map, of its first seed.
 
-Three kinds, named at the left: anomalies that variants miss most, normal images that they take for anomalous most, and
-images that no score has chosen. Under a map stands the share of the category's normal test images that the variant
+Three kinds, named at the left: anomalies with the lowest scores, normal images with the highest, and images chosen
+without regard to scores. Under a map is the share of the category's normal test images that the variant
 scores lower: high is right for an anomaly, wrong for a normal image.
 """
 
@@ -38,14 +38,14 @@ def draw(data: pd.DataFrame) -> Figure:
     figure = grid(named, maps, under)
     note(
         figure, f"Seed {', '.join(map(str, sorted(set(data.seed))))}. Percentage: share of the normal test images that",
-        "score lower. Most missed, most false: of the images that are so for a variant, those of lowest and highest",
-        "mean percentage over variants. Random: by a hash of the image's name. A column of maps has one scale.",
+        "score lower. Most missed, most false: of each variant's such images, those of lowest and highest mean",
+        "percentage over variants. Random: by a hash of the image's name. A column of maps has one scale.",
     )  # fmt: skip
     return figure
 
 
 def lower(images: pd.DataFrame) -> pd.Series:
-    """For each image the share of the normal ones, itself aside, that score lower, in [0, 1]; ties count half."""
+    """For each image the share of the normal ones, without itself, that score lower, in [0, 1]; ties count half."""
     normal = np.sort(images.score[~images.anomalous])
     itself = (~images.anomalous).astype(int)
     counts = np.searchsorted(normal, images.score, "left") + np.searchsorted(normal, images.score, "right") - itself
@@ -58,8 +58,8 @@ def choose(below: pd.DataFrame, anomalous: pd.Series, random: list[str], extreme
     Args:
         below: what `lower` gives, a row for each image, a column for each variant.
         anomalous: by image.
-        random: keys of the images that no score has chosen.
-        extreme: keys of those that a variant misses, or takes for anomalous, most.
+        random: keys of the images that were chosen without regard to scores.
+        extreme: keys of the anomalies that a variant scores lowest and of the normal images that it scores highest.
     """
     mean = below.mean(axis=1).sort_values(kind="stable")
     ranked = [key for key in mean.index if key in extreme]

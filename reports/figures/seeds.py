@@ -1,6 +1,6 @@
 """How far seeds lie apart: the mean over categories of each seed, a row for each variant, a panel for each metric.
 
-One-class is open, multi-class filled, as in `dumbbells`; a bar marks the mean over seeds. An axis begins near the
+One-class is open, multi-class filled, as in `protocol_gap`; a bar marks the mean over seeds. An axis begins near the
 lowest value: points need no zero.
 """
 
@@ -20,13 +20,15 @@ from reports.figures._style import (
     ordered,
     panels,
     protocol_keys,
+    scale,
     span,
+    unit,
 )
-from reports.tables import METRICS
+from reports.vocabulary import metric as titled
 
 
 def draw(data: pd.DataFrame) -> Figure:
-    data, told = first_conventions(filled(data, "mean over all categories"))
+    data, conventions = first_conventions(filled(data, "mean over all categories"))
     names, protocols = sorted(data.name.unique()), ordered(data.protocol)
     metrics = list(dict.fromkeys(data.metric))
     figure, axes = panels(len(metrics), 3, 0.5 + 0.3 * len(names), sharey=True)
@@ -35,11 +37,11 @@ def draw(data: pd.DataFrame) -> Figure:
             for place, protocol in enumerate(protocols):
                 height = row + 0.36 * (place - (len(protocols) - 1) / 2)
                 for cell in data.cell[(data.metric == metric) & (data.name == name) & (data.protocol == protocol)]:
-                    values = [100 * value for value in cell.values.values()]
+                    values = [scale(metric) * value for value in cell.values.values()]
                     axis.plot(values, [height] * len(values), look.marker, ms=4.5, color=look.colour, mec=INK, mew=0.7,
                               mfc=face(protocol, look.colour))  # fmt: skip
-                    axis.plot([100 * cell.mean] * 2, [height - 0.17, height + 0.17], color=INK, lw=1.4)
-        axis.set(title=METRICS.get(metric, metric), ylim=(len(names) - 0.5, -0.5))
+                    axis.plot([scale(metric) * cell.mean] * 2, [height - 0.17, height + 0.17], color=INK, lw=1.4)
+        axis.set(title=titled(metric).title, ylim=(len(names) - 0.5, -0.5))
         axis.set_yticks(range(len(names)), names)
         axis.grid(axis="x")
         axis.margins(x=0.08)
@@ -47,6 +49,6 @@ def draw(data: pd.DataFrame) -> Figure:
     legend(figure, axes, protocols)
     note(
         figure, f"A point is a seed ({span(len(cell.values) for cell in data.cell)} of each variant), a bar",
-        "their mean. Each panel has a scale of its own, which does not begin at 0.", *told, xlabel="percent",
+        "their mean. Each panel has a scale of its own, which does not begin at 0.", *conventions, xlabel=unit(metrics),
     )  # fmt: skip
     return figure

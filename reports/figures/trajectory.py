@@ -9,8 +9,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from reports.figures._style import looks, note, panels
-from reports.tables import METRICS
+from reports.figures._style import looks, note, panels, scale, unit
+from reports.vocabulary import metric as titled
 
 
 def draw(data: pd.DataFrame) -> Figure:
@@ -19,21 +19,22 @@ def draw(data: pd.DataFrame) -> Figure:
     for axis, metric in zip(axes, metrics, strict=True):
         for name, look in looks(names).items():
             rows = data[(data.name == metric) & (data.variant == name)]
-            runs = 100 * rows.pivot(index="epoch", columns=["split", "seed"], values="value").sort_index()
+            runs = scale(metric) * rows.pivot(index="epoch", columns=["split", "seed"], values="value").sort_index()
             if len(runs):
-                said = f"{name}: last {runs.iloc[-1].mean():.1f}, best {runs.max().mean():.1f}"
+                best = runs.max() if titled(metric).direction == "higher" else runs.min()
+                label = f"{name}: last {runs.iloc[-1].mean():.1f}, best {best.mean():.1f}"
                 mean, spread = runs.mean(axis=1), runs.std(axis=1).fillna(0)
                 axis.plot(runs.index, mean, color=look.colour, marker=look.marker, linestyle=look.dash, ms=4, lw=1.1,
-                          label=said)  # fmt: skip
+                          label=label)  # fmt: skip
                 axis.fill_between(runs.index, mean - spread, mean + spread, color=look.colour, alpha=0.15, lw=0)
-        axis.set(title=METRICS.get(metric, metric))
+        axis.set(title=titled(metric).title)
         axis.legend(fontsize=6.5, loc="upper center", bbox_to_anchor=(0.5, -0.12), handlelength=3)
         epochs = sorted(set(data.epoch))
         if len(epochs) > 6:
             axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         else:
             axis.set_xticks(epochs)
-    figure.supylabel("percent")
+    figure.supylabel(unit(metrics))
     note(
         figure, "Mean over the runs of each variant (splits and seeds); shaded: one standard deviation. Best: each",
         "run's best epoch on the test images: a diagnostic, no result. The axes do not begin at 0.", xlabel="epoch",

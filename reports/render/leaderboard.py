@@ -1,11 +1,11 @@
-"""The board: accepted submissions, ranked for each data set and protocol, as Markdown and as one offline HTML file.
+"""The leaderboard: accepted submissions, ranked for each data set and protocol, as Markdown and as one offline HTML file.
 
 A submission is better than another if its mean over categories is higher and Wilcoxon's signed-rank test over the
 categories, each the mean over its seeds, gives p < `LEVEL` after Holm's correction for all pairs of the table. Its
-rank is one more than the number of submissions that are better, so equal ranks cannot be told apart. Submissions are
+rank is one more than the number of submissions that are better, so equal ranks do not differ significantly. Submissions are
 compared only on the same categories under the same convention, and never where the data are known to differ.
 
-Records are those of `benchmarks.submission.Record`, as JSON. Their texts are anyone's: nothing in them is markup here.
+Records are those of `benchmarks.submissions.schema.Record`, as JSON. Their texts come from strangers and are never treated as markup.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from huggingface_hub.repocard_data import EvalResult, eval_results_to_model_inde
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from tabulate import tabulate
 
-from reports.statistics import LEVEL, holm, wilcoxon
-from reports.tables import IMAGE_CONVENTION, METRICS
+from benchmarks.schema import IMAGE_CONVENTION
+from reports.analysis.significance import LEVEL, holm, wilcoxon
+from reports.vocabulary import is_image_metric, metric, number, sign
 
 SHOWN = ("image_auroc", "pixel_auroc", "aupro", "spro")
 HEAD = ["rank", "submission", "method"]
@@ -34,8 +35,8 @@ RULE = (
     "Percent: mean over the categories, ± sample standard deviation over seeds. The rank is by the first metric, a "
     "number in brackets by that column. A rank is one more than the number of submissions that are better by "
     f"Wilcoxon's signed-rank test over categories (means over seeds), with p < {LEVEL} after Holm's correction for all "
-    "pairs of a column: equal ranks cannot be told apart. With fewer than six categories nothing can be. "
-    "Verified: every value was recomputed from the submitted maps. Self-reported: as the submitter states it."
+    "pairs of a column: equal ranks do not differ significantly. With fewer than six categories none can. "
+    "Verified: every value was recomputed from the submitted maps. Self-reported: as the submitter states them."
 )
 MARKUP = str.maketrans({**{c: f"\\{c}" for c in r"\`*_[]#|~@$"}, "&": "&amp;", "<": "&lt;", ">": "&gt;"})
 Record = Mapping[str, Any]
@@ -45,16 +46,18 @@ class Standing(NamedTuple):
     """What one submission reached in one column."""
 
     rank: int  # 0 where it has no value
-    mean: float  # fraction, NaN where it has no value
+    mean: float  # NaN where it has no value
     std: float  # over seeds, NaN with one
     reason: str  # why there is no value
+    percent: bool = True  # whether the metric is a fraction
 
     @property
     def text(self) -> str:
         """Percent, e.g. "97.1 ± 0.3"; the reason where there is none."""
         if self.reason:
             return self.reason
-        return f"{100 * self.mean:.1f}" + ("" if math.isnan(self.std) else f" ± {100 * self.std:.1f}")
+        deviation = "" if math.isnan(self.std) else f" ± {number(self.std, self.percent)}"
+        return number(self.mean, self.percent) + deviation
 
 
 class Section(NamedTuple):
@@ -89,18 +92,24 @@ def sections(records: Sequence[Record]) -> list[Section]:
 
 def _section(dataset: str, protocol: str, categories: tuple[str, ...], records: list[Record]) -> Section:
     values = [_values(record) for record in records]
-    found = {(row["metric"], row["convention"]) for rows in values for row in rows.to_dict("records")}
-    columns = sorted(found, key=lambda column: (SHOWN.index(column[0]), column[1]))
+    present = {(row["metric"], row["convention"]) for rows in values for row in rows.to_dict("records")}
+    columns = sorted(present, key=lambda column: (SHOWN.index(column[0]), column[1]))
     revisions = [record["data_revision"] for record in records]
     by_column = [
         _standings(
             [_table(rows, column, record["seeds"], categories) for rows, record in zip(values, records, strict=True)],
             revisions,
+            column[0],
         )
         for column in columns
     ]
     rows = [(record, [of_column[i] for of_column in by_column]) for i, record in enumerate(records)]
-    rows.sort(key=lambda row: [(cell.rank or math.inf, -cell.mean if cell.rank else 0) for cell in row[1]])
+    signs = [sign(name) for name, _ in columns]
+    rows.sort(
+        key=lambda row: [
+            (cell.rank or math.inf, -of * cell.mean if cell.rank else 0) for of, cell in zip(signs, row[1], strict=True)
+        ]
+    )
     return Section(dataset, protocol, list(categories), columns, rows)
 
 
@@ -117,16 +126,16 @@ def _table(rows: pd.DataFrame, column: tuple[str, str], seeds: list[int], catego
     )
 
 
-def _standings(tables: list[pd.DataFrame], revisions: list[str | None]) -> list[Standing]:
+def _standings(tables: list[pd.DataFrame], revisions: list[str | None], name: str) -> list[Standing]:
     whole = [i for i, table in enumerate(tables) if table.notna().all(axis=None)]
     means = {i: tables[i].mean(axis=1) for i in whole}  # over seeds, by category
     pairs = [(i, j) for i, j in combinations(whole, 2) if len({revisions[i], revisions[j]} - {None}) < 2]
     better = dict.fromkeys(whole, 0)  # how many submissions are better
     for (i, j), p in zip(pairs, holm([wilcoxon(means[i], means[j]) for i, j in pairs]), strict=True):
         if p < LEVEL and means[i].mean() != means[j].mean():
-            better[i if means[i].mean() < means[j].mean() else j] += 1
+            better[i if sign(name) * (means[i].mean() - means[j].mean()) < 0 else j] += 1
     return [
-        Standing(better[i] + 1, float(table.mean().mean()), float(table.mean().std()), "")
+        Standing(better[i] + 1, float(table.mean().mean()), float(table.mean().std()), "", metric(name).is_fraction)
         if i in better
         else Standing(0, math.nan, math.nan, _reason(table))
         for i, table in enumerate(tables)
@@ -140,13 +149,13 @@ def _reason(table: pd.DataFrame) -> str:
     return f"no value for {table.index[missing[0][0]]}, seed {table.columns[missing[1][0]]}"
 
 
-def _label(metric: str, convention: str) -> str:
-    return METRICS[metric] + ("" if convention == IMAGE_CONVENTION else f" ({convention})")
+def _label(name: str, convention: str) -> str:
+    return metric(name).title + ("" if convention == IMAGE_CONVENTION else f" ({convention})")
 
 
 def cells(section: Section) -> list[list[str]]:
     """The rows of a section's table as plain text; the columns are `HEAD`, the section's, `TAIL`."""
-    found = []
+    rows = []
     for record, standings in section.rows:
         first, *others = standings or [Standing(0, math.nan, math.nan, "")]
         values = [first.text, *(f"{cell.text} [{cell.rank}]" if cell.rank else cell.text for cell in others)]
@@ -154,7 +163,7 @@ def cells(section: Section) -> list[list[str]]:
         budget = [f"{name} {value}" for name, value in record["budget"].items()]
         selection = [] if record["selection"] == "last" else [f"selection {record['selection']}"]
         data = f" (data {record['data_revision'][:8]})" if record["data_revision"] else ""
-        found.append(
+        rows.append(
             [
                 str(first.rank or "none"),
                 record["name"],
@@ -167,7 +176,7 @@ def cells(section: Section) -> list[list[str]]:
                 record["date"],
             ]
         )
-    return found
+    return rows
 
 
 def url(record: Record) -> str:
@@ -178,11 +187,11 @@ def url(record: Record) -> str:
 
 def plain(text: str) -> str:
     """Markdown that shows a text as it is: no markup, no link that GitHub would make of it by itself."""
-    return re.sub(r"(?i)www\.|://", lambda found: re.sub(r"[.:]", r"\\\g<0>", found[0]), text.translate(MARKUP))
+    return re.sub(r"(?i)www\.|://", lambda match: re.sub(r"[.:]", r"\\\g<0>", match[0]), text.translate(MARKUP))
 
 
 def markdown(records: Sequence[Record]) -> str:
-    lines = ["# Board", "", RULE if records else EMPTY, ""]
+    lines = ["# Leaderboard", "", RULE if records else EMPTY, ""]
     for section in sections(records):
         rows = [[plain(cell) for cell in row] for row in cells(section)]
         for row, (record, _) in zip(rows, section.rows, strict=True):
@@ -201,7 +210,7 @@ def page(records: Sequence[Record]) -> str:
         undefined=StrictUndefined,
     )  # fmt: skip
     environment.globals.update(cells=cells, url=url)
-    template = environment.get_template("board.html.j2")
+    template = environment.get_template("leaderboard.html.j2")
     return template.render(sections=sections(records), rule=RULE if records else EMPTY)
 
 
@@ -210,30 +219,30 @@ def model_index(records: Sequence[Record], method: str) -> list[dict[str, Any]]:
 
     Values are fractions in [0, 1]. https://github.com/huggingface/hub-docs/blob/main/modelcard.md describes the block.
     """
-    found: list[dict[str, Any]] = []
-    chosen = [record for record in records if record["method"] == method]
-    for section in sections(chosen):
+    index: list[dict[str, Any]] = []
+    of_method = [record for record in records if record["method"] == method]
+    for section in sections(of_method):
         for record, standings in section.rows:
             status = "verified" if record["verified"] else "self-reported"
             results = [
                 EvalResult(
-                    task_type="image-classification" if metric.startswith("image") else "image-segmentation",
-                    task_name="Anomaly detection" if metric.startswith("image") else "Anomaly localization",
+                    task_type="image-classification" if is_image_metric(name) else "image-segmentation",
+                    task_name="Anomaly detection" if is_image_metric(name) else "Anomaly localization",
                     dataset_type=section.dataset,
                     dataset_name=section.dataset,
                     dataset_config=section.protocol,
                     dataset_split="test",
                     dataset_args={"categories": section.categories},
-                    metric_type=metric,
-                    metric_name=METRICS[metric],
+                    metric_type=name,
+                    metric_name=metric(name).title,
                     metric_value=round(cell.mean, 6),
                     metric_args={"convention": convention, "seeds": record["seeds"], "status": status}
                     | ({} if math.isnan(cell.std) else {"std": round(cell.std, 6)}),
                     source_name=record["name"] if url(record) else None,
                     source_url=url(record) or None,
                 )
-                for (metric, convention), cell in zip(section.columns, standings, strict=True)
+                for (name, convention), cell in zip(section.columns, standings, strict=True)
                 if not cell.reason
             ]
-            found += eval_results_to_model_index(record["name"], results)
-    return found
+            index += eval_results_to_model_index(record["name"], results)
+    return index

@@ -1,10 +1,10 @@
-// Sorts tables by a click on a column's head, and shows what stands behind a cell in a dialog.
+// Sorts tables by a click on a column's head, and shows the details of a cell in a dialog.
 // Text from the results is only ever set as text, never as markup.
 "use strict";
 
 const dialog = document.querySelector("dialog");
 const title = document.getElementById("opened");
-const behind = dialog.querySelector(".behind");
+const content = dialog.querySelector(".content");
 const DASHES = ["", "7 3", "2 3", "9 3 2 3", "1 2", "12 4"];
 
 /** An element with attributes; its children are elements, strings, lists of them, or null for none. */
@@ -72,15 +72,17 @@ async function unpack(name) {
 const link = (group, category, text) =>
   make("a", { href: `#cell/${encodeURIComponent(group)}/${encodeURIComponent(category)}` }, text);
 const nameOf = group => `${group.variant}-${group.dataset}-${group.protocol}`;
-const percent = (value, digits) => typeof value === "number" ? (100 * value).toFixed(digits) : "\u2013";
+const FRACTION = 4;  // the place in a metric's entry that tells whether its values are shown in percent
+const write = (value, digits, isFraction) => typeof value !== "number" ? "\u2013"
+  : isFraction ? (100 * value).toFixed(digits) : String(Number(value.toPrecision(4)));
 
-/** Mean and sample standard deviation in percent, as the tables of the report write them. */
-function spread(values) {
+/** Mean and sample standard deviation, as the tables of the report print them. */
+function spread(values, isFraction) {
   const known = values.filter(value => typeof value === "number");
   if (!known.length) return "\u2013";
   const mean = known.reduce((a, b) => a + b, 0) / known.length;
   const variance = known.reduce((sum, value) => sum + (value - mean) ** 2, 0) / (known.length - 1);
-  return percent(mean, 1) + (known.length > 1 ? ` \u00b1 ${percent(Math.sqrt(variance), 1)}` : "");
+  return write(mean, 1, isFraction) + (known.length > 1 ? ` \u00b1 ${write(Math.sqrt(variance), 1, isFraction)}` : "");
 }
 
 function table(caption, heads, rows, foot = []) {
@@ -91,21 +93,23 @@ function table(caption, heads, rows, foot = []) {
       make("tbody", {}, rows.map(row)), foot.length ? make("tfoot", {}, row(foot)) : null));
 }
 
-/** A metric in words: its name, and its convention, subset and selection where they are not the usual ones. */
+/** The label of a metric: its name, and its convention, subset and selection where they are not the usual ones. */
 function metricName([metric, convention, subset, selection]) {
   const more = [convention === "folder label" ? "" : convention, subset === "all" ? "" : subset,
     selection === "last" ? "" : selection].filter(Boolean);
   return metric + (more.length ? ` (${more.join("; ")})` : "");
 }
 
+const inPercent = group => group.metrics.every(metric => metric[FRACTION]) ? ", percent" : "";
+
 function scoreTable(group, cell) {
   const seeds = Object.keys(cell.scores);
   const rows = group.metrics.map((metric, i) => {
     const values = seeds.map(seed => cell.scores[seed][i]);
     const why = values.find(value => typeof value === "string" && value);
-    return [metricName(metric), spread(values), ...values.map(value => percent(value, 2)), ...(why ? [why] : [])];
+    return [metricName(metric), spread(values, metric[FRACTION]), ...values.map(value => write(value, 2, metric[FRACTION])), ...(why ? [why] : [])];
   });
-  return table("Scores, percent", ["metric", "mean \u00b1 deviation", ...seeds.map(seed => `seed ${seed}`)], rows);
+  return table(`Scores${inPercent(group)}`, ["metric", "mean \u00b1 deviation", ...seeds.map(seed => `seed ${seed}`)], rows);
 }
 
 /** The mean over categories, within each seed; of a seed that lacks one that others have, there is none. */
@@ -121,9 +125,9 @@ function means(group, i) {
 function categoryTable(group) {
   const rows = Object.entries(group.categories).map(([category, cell]) => [
     link(nameOf(group), category, category),
-    ...group.metrics.map((_, i) => spread(Object.values(cell.scores).map(scores => scores[i])))]);
-  return table("Mean \u00b1 deviation over seeds, percent", ["category", ...group.metrics.map(metricName)], rows,
-    ["mean", ...group.metrics.map((_, i) => spread(means(group, i)))]);
+    ...group.metrics.map((metric, i) => spread(Object.values(cell.scores).map(scores => scores[i]), metric[FRACTION]))]);
+  return table(`Mean \u00b1 deviation over seeds${inPercent(group)}`, ["category", ...group.metrics.map(metricName)], rows,
+    ["mean", ...group.metrics.map((metric, i) => spread(means(group, i), metric[FRACTION]))]);
 }
 
 // Curves
@@ -138,14 +142,14 @@ function chart(heading, lines, { label, upward, log = false, diagonal = false, a
   const [y0, y1] = up ?? [Math.min(...ys), Math.max(...ys)];
   const px = x => left + width * (x - x0) / (x1 - x0 || 1), py = y => top + height * (1 - (y - y0) / (y1 - y0 || 1));
   const path = line => "M" + line.x.map((x, i) => `${px(x).toFixed(1)} ${py(line.y[i]).toFixed(1)}`).join("L");
-  const write = value => String(Number(value.toPrecision(2)));
+  const short = value => String(Number(value.toPrecision(2)));
   const ticks = (low, high) => [low, (low + high) / 2, high];
   const steps = log ? [...new Set(ticks(x0, x1).map(Math.round))] : ticks(x0, x1);  // epochs are whole
   const drawing = make("svg", { viewBox: "0 0 310 208", role: "img", "aria-label": `${heading}: ${upward} against ${label}` },
     make("path", { class: "axis", d: `M${left} ${top}V${top + height}H${left + width}` }),
     diagonal ? make("path", { class: "guide", d: `M${left} ${top + height}L${left + width} ${top}` }) : null,
     steps.map((x, i) => make("text", { x: px(x), y: top + height + 15, "text-anchor": i === 0 ? "start" : x === x1 ? "end" : "middle" }, String(+x.toFixed(2)))),
-    ticks(y0, y1).map(y => make("text", { x: left - 6, y: py(y) + 4, "text-anchor": "end" }, write(log ? 10 ** y : y))),
+    ticks(y0, y1).map(y => make("text", { x: left - 6, y: py(y) + 4, "text-anchor": "end" }, short(log ? 10 ** y : y))),
     make("text", { x: left + width / 2, y: 204, "text-anchor": "middle" }, label),
     make("text", { transform: `translate(11 ${top + height / 2}) rotate(-90)`, "text-anchor": "middle" }, upward),
     scaled.map(line => make("path", { class: `line k${line.key % 8}`, "stroke-dasharray": DASHES[line.dash % DASHES.length], d: path(line) })));
@@ -191,7 +195,7 @@ async function maps(group, cell) {
     const examples = pack[found.examples];
     const first = i === 0 || seeds[i - 1][1].examples !== found.examples;
     return [
-      first ? make("img", { src: `data:image/webp;base64,${examples.sheet}`, alt: `Test images, and below them the truth: ${examples.labels.join(", ")}` }) : null,
+      first ? make("img", { src: `data:image/webp;base64,${examples.sheet}`, alt: `Test images, and below them the ground truth: ${examples.labels.join(", ")}` }) : null,
       first ? make("ol", {}, examples.labels.map(label => make("li", {}, label))) : null,
       make("img", { class: "maps", src: `data:image/webp;base64,${found.sheet}`, alt: `Anomaly maps of the same images, seed ${seed}` }),
       make("ol", { "aria-label": `Image scores, seed ${seed}` }, found.scores.map((score, at) => make("li", {}, `${at ? "" : `seed ${seed}: `}${score ?? "\u2013"}`)))];
@@ -207,7 +211,7 @@ function flat(value, prefix = "") {
   return [[prefix, Array.isArray(value) ? value.join(", ") : String(value ?? "\u2013")]];
 }
 
-/** What the records say: once where all seeds agree, otherwise seed by seed. */
+/** The entries of the records: once where all seeds agree, otherwise seed by seed. */
 function recordTable(runs) {
   const parts = [...new Set(runs.flatMap(run => Object.keys(run.facts)))];
   const inner = part => runs.some(run => run.facts[part] !== null && typeof run.facts[part] === "object" && !Array.isArray(run.facts[part]));
@@ -219,7 +223,7 @@ function recordTable(runs) {
     const names = [...new Set(found.flatMap(entries => [...entries.keys()]))];
     return names.map(name => row(name || part.replaceAll("_", " "), found.map(entries => entries.get(name) ?? "\u2013")));
   };
-  const skipped = ["variant", "dataset", "protocol", "seed", "deviations"];  // said elsewhere
+  const skipped = ["variant", "dataset", "protocol", "seed", "deviations"];  // shown elsewhere
   const body = [make("tbody", {}, parts.filter(part => !inner(part) && !skipped.includes(part)).flatMap(rowsOf)),
     ...parts.filter(inner).map(part => make("tbody", {}, make("tr", { class: "part" },
       make("th", { scope: "rowgroup", colspan: runs.length + 1 }, part.replaceAll("_", " "))), rowsOf(part)))];
@@ -232,23 +236,23 @@ function reproduction(runs) {
   const commit = run => run.facts.provenance?.git_commit;
   const commits = [...new Set(runs.map(run => commit(run) ?? "unknown"))];
   const dirty = runs.filter(run => run.facts.provenance?.git_dirty).map(run => run.seed);
-  const says = [`In the project at commit ${commits.join(", ")}, with the suite's params.yaml. `];
-  if (dirty.length) says.push(`There were uncommitted changes (seed ${dirty.join(", ")}). `);
-  says.push("A finished run is not repeated: move its folder out of results/predictions first.");
-  return [make("p", { class: "soft" }, says.join("")),
+  const sentences = [`In the project at commit ${commits.join(", ")}, with the suite's params.yaml. `];
+  if (dirty.length) sentences.push(`There were uncommitted changes (${dirty.length === 1 ? "seed" : "seeds"} ${dirty.join(", ")}). `);
+  sentences.push("A finished run is not repeated: first move its folder out of results/predictions.");
+  return [make("p", { class: "soft" }, sentences.join("")),
     ...runs.map(run => make("pre", { tabindex: 0, "aria-label": `Commands, seed ${run.seed}` }, make("code", {}, run.commands.join("\n"))))];
 }
 
-function evidence(runs) {
+function details(runs) {
   const deviations = [...new Set(runs.flatMap(run => run.facts.deviations ?? []))];
   return [
-    make("h3", {}, "Make it again"), ...reproduction(runs),
+    make("h3", {}, "Reproduce"), ...reproduction(runs),
     make("h3", {}, "Record"), recordTable(runs),
     ...(deviations.length ? [make("h3", {}, "Deviations"), make("ul", {}, deviations.map(text => make("li", {}, text)))] : []),
     make("h3", {}, "Log"),
     ...runs.map(run => make("details", {}, make("summary", {}, `seed ${run.seed}, ${run.path}`),
       run.log ? make("pre", { tabindex: 0, "aria-label": `Log, seed ${run.seed}` }, run.log)
-        : make("p", { class: "soft" }, "No log was kept with this run.")))];
+        : make("p", { class: "soft" }, "This run has no log.")))];
 }
 
 // The dialog
@@ -257,18 +261,18 @@ function evidence(runs) {
 async function contents(group, category) {
   const shared = group.runs.every(run => run.split === group.runs[0]?.split);
   if (category === "mean")
-    return [categoryTable(group), ...(shared && group.runs.length ? [...charts(losses(group.runs)), ...evidence(group.runs)] : [])];
+    return [categoryTable(group), ...(shared && group.runs.length ? [...charts(losses(group.runs)), ...details(group.runs)] : [])];
   const cell = group.categories[category];
-  if (!cell) return [make("p", {}, "Nothing is stored of this category.")];
+  if (!cell) return [make("p", {}, "No results of this category are stored.")];
   const runs = group.runs.filter(run => run.categories.includes(category));
   return [
     Object.keys(cell.scores).length ? scoreTable(group, cell) : null,
     ...charts([curves(cell, "roc", "ROC", "false positive rate of images", "true positive rate"),
       curves(cell, "pro", "PRO", "false positive rate of pixels", "per-region overlap"), ...losses(runs)]),
     ...(Object.keys(cell.maps).length ? [make("h3", {}, "Anomaly maps"),
-      make("p", { class: "soft" }, "Test images that no score has chosen; below them the truth, then each seed's maps, on a scale of their own, with the image scores."),
+      make("p", { class: "soft" }, "Test images chosen without regard to scores; below them the ground truth, then each seed's maps, each seed on its own scale, with the image scores."),
       make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Anomaly maps" }, make("div", { class: "strip" }, await maps(group, cell)))] : []),
-    ...(runs.length ? evidence(runs) : [make("p", {}, "No record of its run is there.")])];
+    ...(runs.length ? details(runs) : [make("p", {}, "There is no record of its run.")])];
 }
 
 /** Shows the cells that the address names, `#cell/GROUP/CATEGORY/GROUP/CATEGORY...`, or closes the dialog. */
@@ -278,14 +282,14 @@ async function route() {
   const names = words.map(decodeURIComponent);
   const cells = names.flatMap((name, i) => i % 2 ? [] : [[name, names[i + 1]]]);
   const groups = await Promise.all(cells.map(([name]) => unpack(name)));
-  const say = (group, category) => `${group.variant} \u00b7 ${category === "mean" ? "all categories" : category} \u00b7 ${group.dataset} \u00b7 ${group.protocol}`;
-  const found = cells.map(([, category], i) => [groups[i], category]).filter(([group]) => group);
-  if (found.length === 1) {
-    title.textContent = say(...found[0]);
-    behind.replaceChildren(...(await contents(...found[0])).filter(Boolean));
+  const label = (group, category) => `${group.variant} \u00b7 ${category === "mean" ? "all categories" : category} \u00b7 ${group.dataset} \u00b7 ${group.protocol}`;
+  const shown = cells.map(([, category], i) => [groups[i], category]).filter(([group]) => group);
+  if (shown.length === 1) {
+    title.textContent = label(...shown[0]);
+    content.replaceChildren(...(await contents(...shown[0])).filter(Boolean));
   } else {
-    title.textContent = found.length ? "This rests on" : "This page has no such record";
-    behind.replaceChildren(make("ul", {}, found.map(([group, category]) => make("li", {}, link(nameOf(group), category, say(group, category))))));
+    title.textContent = shown.length ? "Computed from" : "This page has no such record";
+    content.replaceChildren(make("ul", {}, shown.map(([group, category]) => make("li", {}, link(nameOf(group), category, label(group, category))))));
   }
   if (!dialog.open) dialog.showModal();
   dialog.scrollTop = 0;

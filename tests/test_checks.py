@@ -10,12 +10,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from reports.lint import Finding
 from typer.testing import CliRunner
 
 from benchmarks import cli, results
 from methods.base import InputError
 from reports import build, lint, published, tables
-from reports.lint import Finding
 
 VARIANTS, CATEGORIES, SEEDS = ("rd", "fd"), ("bolt", "cloth"), (0, 1)
 NO_NUMBERS = pd.DataFrame(columns=published.COLUMNS)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
 
-from reports.tables import GROUP, MEAN
+from benchmarks.records import Record
+from reports.vocabulary import GROUP, MEAN
 
 
-def costs(cells: pd.DataFrame, records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+def costs(cells: pd.DataFrame, records: Sequence[Record]) -> pd.DataFrame:
     """The rows of the categories' means, with the time that their runs took: mean and range over seeds.
 
-    A seed's training time is the sum over its splits, so that one-class and multi-class cost what they cost to a user.
+    A seed's training time is the sum over its splits, so that the costs of one-class and multi-class compare.
 
     Args:
-        cells: rows of `tables.aggregate`.
+        cells: rows of `aggregate.aggregate`.
         records: the finished runs; one without times is left out.
 
     Returns:
@@ -40,17 +41,16 @@ def _names(devices: pd.Series) -> str:
     return " and ".join(sorted(set(devices)))
 
 
-def _times(records: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+def _times(records: Sequence[Record]) -> Iterator[dict[str, Any]]:
     for record in records:
-        # Each phase of training has a history, such as AAND's first stage; epochs survive a run's interruptions.
-        phases = [record, *(part for part in record.values() if isinstance(part, Mapping))]
-        seconds = [epoch.get("seconds", 0.0) for phase in phases for epoch in phase.get("history", ())]
-        provenance = record.get("provenance", {})
-        if seconds and provenance.get("test_images_per_second"):
-            threads = provenance.get("threads")
-            device = f"{provenance.get('device', 'unknown')}" + (f", threads per run: {threads}" if threads else "")
-            yield {name: record[name] for name in [*GROUP, "seed"]} | {
+        # Phases such as AAND's first stage count too; epochs survive a run's interruptions, unlike its own clock.
+        seconds = [epoch.seconds for epochs in record.histories.values() for epoch in epochs]
+        provenance = record.provenance
+        if seconds and provenance.test_images_per_second:
+            threads = f", threads per run: {provenance.threads}" if provenance.threads else ""
+            yield dict(zip(GROUP, record.group_key, strict=True)) | {
+                "seed": record.seed,
                 "training_minutes": sum(seconds) / 60,
-                "image_milliseconds": 1000 / provenance["test_images_per_second"],
-                "device": device,
+                "image_milliseconds": 1000 / provenance.test_images_per_second,
+                "device": f"{provenance.device or 'unknown'}{threads}",
             }

@@ -1,4 +1,4 @@
-"""What stands behind the cells of the tables, small enough that a full suite fits on one page.
+"""The details behind the cells of the tables, small enough that a full suite fits on one page.
 
 A *pack* is JSON, deflated, in base64; the page unpacks it when a cell is opened. A group (variant x data set x
 protocol) has one with its runs, scores, curves and anomaly maps; a data set has one with its example images, which
@@ -21,39 +21,45 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from reports.tables import GROUP, METRICS
+from benchmarks.records import Epoch, Record
+from reports.vocabulary import GROUP, metric, run_name
 
 EPOCHS = 60  # of a loss curve, at most
 POINTS = 48  # of a ROC or PRO curve, at most
 LOG = 4000  # characters of a log's end, at most
-TILE = 96  # pixels, the side of an example image; of a map it is
-MAP_TILE = 72  # for a map is smooth, and there are many
-MEASURE = ["metric", "convention", "subset", "selection"]  # what a value in the scores of a cell is
-APART = ("schema", "categories", "interference", "history", "folder", "log")  # told otherwise, or lists of keys
+TILE = 96  # pixels, the side of an example image
+MAP_TILE = 72  # of a map, which is smooth, and of which there are many
+MEASURE = ["metric", "convention", "subset", "selection"]  # identifies a value in the scores of a cell
+SKIPPED = {"schema", "categories", "interference", "private", "history"}  # shown elsewhere, or lists of keys
 
 
 def packs(
-    records: Sequence[Mapping[str, Any]], scores: pd.DataFrame, details: pd.DataFrame, problems: list[str]
+    records: Sequence[Record],
+    scores: pd.DataFrame,
+    details: pd.DataFrame,
+    logs: Mapping[str, str],
+    problems: list[str],
 ) -> dict[str, str]:
     """Every pack by its name: `VARIANT-DATASET-PROTOCOL` of a group, `examples-DATASET` of a data set.
 
     Args:
-        records: the finished runs, each with its `folder` and the end of its `log`.
+        records: the finished runs.
         scores: tidy rows as in `results/README.md`.
-        details: rows as `build.read_details` gives them.
+        details: rows as `load.read_details` gives them.
+        logs: the log of each run, by the run's name.
         problems: a sentence for each file of arrays that cannot be read is added.
     """
     groups: dict[str, dict[str, Any]] = {}
     examples: dict[str, dict[str, Any]] = {}
     for record in records:
-        group = _group(groups, record["variant"], record["dataset"], record["protocol"])
-        group["runs"].append(_run(record))
-        for category in record.get("categories", ()):
+        group = _group(groups, *record.group_key)
+        group["runs"].append(_run(record, logs.get(run_name(record), "")))
+        for category in record.categories:
             _cell(group, category)
     for names, rows in scores.groupby(GROUP, sort=False):
         group = _group(groups, *map(str, names))
         measures = list(rows[MEASURE].drop_duplicates().itertuples(index=False, name=None))
-        group["metrics"] = [[METRICS.get(metric, metric), *how] for metric, *how in measures]
+        group["metrics"] = [[metric(name).title, *how, metric(name).is_fraction] for name, *how in measures]
         value = rows.value.round(5).astype(object).where(rows.value.notna(), rows.reason)
         known = dict(zip(rows[["category", "seed", *MEASURE]].itertuples(index=False, name=None), value, strict=True))
         for category, seed in rows[["category", "seed"]].drop_duplicates().itertuples(index=False, name=None):
@@ -67,7 +73,7 @@ def packs(
             try:
                 of_dataset = examples.setdefault(f"examples-{row['dataset']}", {})
                 cell["maps"][row["seed"]] = _maps(row["arrays"], row["details"]["images"], of_dataset)
-            except Exception as error:  # a damaged file has many ways to be so, and costs its maps alone
+            except Exception as error:  # a damaged file can raise anything, and costs its maps alone
                 problems.append(f"{row['arrays']}: its maps are not shown: {error}. Run the score stage again.")
     return {name: _packed(content) for name, content in (groups | examples).items()}
 
@@ -83,20 +89,21 @@ def _cell(group: dict[str, Any], category: str) -> dict[str, Any]:
     return cell
 
 
-def _run(record: Mapping[str, Any]) -> dict[str, Any]:
+def _run(record: Record, log: str) -> dict[str, Any]:
+    facts = record.model_dump(mode="json", by_alias=True, exclude_unset=True)
     return {
-        "seed": record["seed"],
-        "split": record["split"],
-        "categories": list(record.get("categories", ())),
-        # Fingerprints come last: they are for those who compare, not for those who read.
+        "seed": record.seed,
+        "split": record.split,
+        "categories": list(record.categories),
+        # Fingerprints come last: few readers need them.
         "facts": {
-            name: _without_history(record[name])
-            for name in sorted(record, key=lambda name: name.startswith("fingerprint"))
-            if name not in APART
+            name: _without_history(facts[name])
+            for name in sorted(facts, key=lambda name: name.startswith("fingerprint"))
+            if name not in SKIPPED
         },
         "losses": _losses(record),
-        "log": record.get("log", "")[-LOG:],
-        "path": f"results/predictions/{record['folder']}",
+        "log": log[-LOG:],
+        "path": f"results/predictions/{run_name(record)}",
         "commands": commands(record),
     }
 
@@ -105,17 +112,19 @@ def _without_history(value: Any) -> Any:
     return {name: v for name, v in value.items() if name != "history"} if isinstance(value, Mapping) else value
 
 
-def _losses(record: Mapping[str, Any]) -> dict[str, list[list[float]]]:
-    """Epochs and values of each loss term, and of each term of a stage that has a history of its own."""
-    found = {}
-    for stage, part in {"": record, **record}.items():
-        history = part.get("history", ()) if isinstance(part, Mapping) else ()
+def _losses(record: Record) -> dict[str, list[list[float]]]:
+    """Epochs and values of each loss term, of every phase of the training."""
+    losses = {}
+    for phase, history in record.histories.items():
         kept = [history[i] for i in _spread(len(history), EPOCHS)]
-        for term in dict.fromkeys(name for epoch in kept for name in epoch.get("terms", {})):
-            of_term = [epoch for epoch in kept if term in epoch.get("terms", {})]
-            values = [float(f"{epoch['terms'][term]:.4g}") for epoch in of_term]
-            found[f"{stage}: {term}" if stage else term] = [[epoch["epoch"] for epoch in of_term], values]
-    return found
+        for term in dict.fromkeys(name for epoch in kept for name in epoch.terms):
+            of_term = [epoch for epoch in kept if term in epoch.terms]
+            losses[f"{phase}: {term}" if phase else term] = [[e.epoch for e in of_term], _rounded(of_term, term)]
+    return losses
+
+
+def _rounded(epochs: Sequence[Epoch], term: str) -> list[float]:
+    return [float(f"{epoch.terms[term]:.4g}") for epoch in epochs]
 
 
 def _spread(count: int, most: int) -> list[int]:
@@ -123,15 +132,18 @@ def _spread(count: int, most: int) -> list[int]:
     return sorted(set(np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()))
 
 
-def commands(record: Mapping[str, Any]) -> list[str]:
-    """The commands that make a run again and print its scores."""
-    last = ["--split", record["split"], "--seed", str(record["seed"])]
-    run = ["proctor", "run", *(word for name in GROUP for word in (f"--{name}", record[name])), *last]
-    return [shlex.join(run), shlex.join(["proctor", "score", *(record[name] for name in GROUP), *last])]
+def commands(record: Record) -> list[str]:
+    """The commands that reproduce a run and print its scores."""
+    last = ["--split", record.split, "--seed", str(record.seed)]
+    options = [word for name, value in zip(GROUP, record.group_key, strict=True) for word in (f"--{name}", value)]
+    return [
+        shlex.join(["proctor", "run", *options, *last]),
+        shlex.join(["proctor", "score", *record.group_key, *last]),
+    ]
 
 
 def _thinned(curve: Mapping[str, Sequence[float]]) -> list[list[int]]:
-    """A curve in thousandths, x then y: of its points those that are spread evenly along it."""
+    """A curve in thousandths, x then y: its points are spread evenly along it."""
     x, y = (np.asarray(axis, float) for axis in curve.values())
     along = np.cumsum(np.abs(np.diff(x, prepend=x[:1])) + np.abs(np.diff(y, prepend=y[:1])))
     at = np.unique(np.searchsorted(along, np.linspace(0, along[-1], POINTS)).clip(max=len(x) - 1))
@@ -168,6 +180,6 @@ def _sheet(rows: Sequence[Sequence[NDArray[np.uint8]]], side: int, quality: int)
 
 
 def _packed(content: Mapping[str, Any]) -> str:
-    # A number that is none, which JSON does not know, becomes the word for it.
+    # NaN and infinity, which JSON does not have, become text.
     text = json.dumps(json.loads(json.dumps(content), parse_constant=str), separators=(",", ":"))
     return base64.b64encode(zlib.compress(text.encode(), 9)).decode()

@@ -1,4 +1,4 @@
-"""Which differences between variants are more than chance: over test images and seeds, and over categories.
+"""Which differences between variants are significant: over test images and seeds, and over categories.
 
 Two questions, two tests. *On this category, is one variant better?* Test images and seeds are drawn again with
 replacement, the same images for all variants (a paired bootstrap, of image AUROC: only images have stored scores).
@@ -19,11 +19,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from reports.tables import BLOCK, IDENTITY, MEAN, Cell, labels, spoken
+from reports.aggregate import Cell, text_cell
+from reports.vocabulary import BLOCK, IDENTITY, MEAN, labels, metric, number, sign
 
 LEVEL = 0.05
 RESAMPLES = 1000
-SEEDS = 3  # that bold takes at least: with two, seeds that scatter much seem different twice as often as they should
+SEEDS = 3  # at least, for bold: with two, the bootstrap finds a difference twice as often as it should
 RULE = [
     f"Intervals hold 95% of {RESAMPLES} bootstrap resamples: of a difference, of test images and seeds, the same "
     "images for both variants; of a rank, of categories. p of images and seeds is of the same bootstrap, two-sided; "
@@ -47,32 +48,32 @@ def auroc_samples(details: pd.DataFrame) -> Samples:
     """Bootstrap samples of the image AUROC, averaged over resampled seeds.
 
     Args:
-        details: rows as `build.read_details` gives them.
+        details: rows as `load.read_details` gives them.
 
     Returns:
         By data set, protocol, category and variant: (RESAMPLES,) fractions; sample i of all variants of a category
-        rests on the same images. What has one seed, or fewer than two normal or anomalous images, is left out.
+        is drawn from the same images. What has one seed, or fewer than two normal or anomalous images, is left out.
     """
-    found: Samples = {}
+    samples: Samples = {}
     for place, rows in details.groupby(["dataset", "protocol", "category"]):
         images = [pd.DataFrame(row["images"]).set_index("key") for row in rows.details]
         anomalous = images[0].anomalous.astype(bool)
         names = pd.MultiIndex.from_frame(rows[["variant", "seed"]])
         scores = pd.concat([part.score for part in images], axis=1, keys=names).reindex(anomalous.index)
         scores = scores.dropna(axis=1)  # what was predicted on other images cannot be paired
-        normal, odd = scores[~anomalous], scores[anomalous]
-        if min(len(normal), len(odd)) < 2:
+        normal, abnormal = scores[~anomalous], scores[anomalous]
+        if min(len(normal), len(abnormal)) < 2:
             continue
         rng = np.random.default_rng(0)
-        of_normal, of_odd = _weights(rng, len(normal)), _weights(rng, len(odd))
+        of_normal, of_abnormal = _weights(rng, len(normal)), _weights(rng, len(abnormal))
         for variant in sorted(set(scores.columns.get_level_values(0))):
-            pairs = zip(odd[variant].to_numpy().T, normal[variant].to_numpy().T, strict=True)
+            pairs = zip(abnormal[variant].to_numpy().T, normal[variant].to_numpy().T, strict=True)
             # The AUROC is the share of (anomalous, normal) pairs in the right order; weights resample both sides.
             wins = [(a[:, None] > n) + 0.5 * (a[:, None] == n) for a, n in pairs]  # each (anomalous, normal)
-            drawn = np.stack([((of_odd @ win) * of_normal).sum(1) for win in wins], 1)  # (RESAMPLES, seeds)
+            drawn = np.stack([((of_abnormal @ win) * of_normal).sum(1) for win in wins], 1)  # (RESAMPLES, seeds)
             if drawn.shape[1] > 1:
-                found[(*map(str, place), variant)] = (_weights(rng, drawn.shape[1]) * drawn).sum(1)
-    return found
+                samples[(*map(str, place), variant)] = (_weights(rng, drawn.shape[1]) * drawn).sum(1)
+    return samples
 
 
 def _weights(rng: np.random.Generator, count: int) -> NDArray[np.float64]:
@@ -84,8 +85,8 @@ def _weights(rng: np.random.Generator, count: int) -> NDArray[np.float64]:
     return rng.multinomial(count - 1, np.full(count, 1 / count), RESAMPLES) / (count - 1)
 
 
-def chance(difference: NDArray[np.float64]) -> float:
-    """Two-sided p of bootstrap samples of a difference: how often it has the other sign, or none."""
+def bootstrap_p(difference: NDArray[np.float64]) -> float:
+    """Two-sided p value of bootstrap samples of a difference: how often its sign is reversed, or it is 0."""
     below, above = (difference <= 0).sum(), (difference >= 0).sum()
     return float(min(1, 2 * (min(below, above) + 1) / (len(difference) + 1)))
 
@@ -102,22 +103,23 @@ def over_categories(block: pd.DataFrame) -> pd.DataFrame:
     return means.pivot(index="category", columns="name", values="mean").dropna()
 
 
-def mark(cells: pd.DataFrame, samples: Samples) -> pd.DataFrame:
-    """The rows of `tables.aggregate`, with those cells bold that `tables.BOLD` speaks of."""
+def highlight(cells: pd.DataFrame, samples: Samples) -> pd.DataFrame:
+    """The rows of `aggregate.aggregate`, with those cells bold that `tables.BOLD` describes."""
     bold = set()
     for keys, block in cells.groupby(BLOCK, sort=False):
         place = dict(zip(BLOCK, map(str, keys), strict=True))
         block = block.assign(name=labels(block[IDENTITY["variant"]]), mean=[cell.mean for cell in block.cell])
         means = over_categories(block)
         for category, rows in block.groupby("category", sort=False):
-            rows = rows[[len(cell.values) >= SEEDS for cell in rows.cell]].sort_values("mean", ascending=False)
+            rows = rows[[len(cell.values) >= SEEDS for cell in rows.cell]]
+            rows = rows.sort_values("mean", ascending=sign(place["metric"]) < 0)
             if category == MEAN:
                 p = [wilcoxon(means[rows.name.iloc[0]], means[other]) for other in rows.name[1:]] if len(means) else []
             else:
                 pairs = [
                     _paired(samples, place, [str(category)], rows.variant.iloc[0], other) for other in rows.variant[1:]
                 ]
-                p = [chance(pair) for pair in pairs if len(pair)]
+                p = [bootstrap_p(pair) for pair in pairs if len(pair)]
             if 0 < len(p) == len(rows) - 1 and holm(p).max() < LEVEL:
                 bold.add(rows.index[0])
     return cells.assign(cell=[replace(cell, bold=index in bold) for index, cell in cells.cell.items()])
@@ -125,34 +127,37 @@ def mark(cells: pd.DataFrame, samples: Samples) -> pd.DataFrame:
 
 def comparisons(cells: pd.DataFrame, samples: Samples) -> pd.DataFrame:
     """Every pair of variants of a block: the difference of their means, its interval, and p by both tests."""
-    found: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for keys, block in cells.groupby(BLOCK, sort=False):
         place = dict(zip(BLOCK, map(str, keys), strict=True)) | {"variant": "", "selection": "", "teacher": ""}
         means = over_categories(block)
         pairs = list(combinations(sorted(means.columns), 2)) if len(means) else []
         variant = dict(zip(labels(block[IDENTITY["variant"]]), block.variant, strict=True))
         records = _records(block)
+        percent = metric(place["metric"]).is_fraction
         p = [wilcoxon(means[one], means[other]) for one, other in pairs]
         for (one, other), alone, adjusted in zip(pairs, p, holm(p), strict=True):
             away = float((means[one] - means[other]).mean())
             drawn = _paired(samples, place, list(map(str, means.index)), variant[one], variant[other])
             low, high = np.quantile(drawn, [0.025, 0.975]) if len(drawn) else (np.nan, np.nan)
             cell = {
-                "difference": replace(spoken(f"{100 * away:+.1f}"), mean=away),
-                "95% interval": spoken(f"{100 * low:+.1f} to {100 * high:+.1f}" if len(drawn) else ""),
-                "p, images and seeds": _p(chance(drawn)) if len(drawn) else spoken(""),
-                "categories": spoken(str(len(means))),
+                "difference": replace(text_cell(number(away, percent, "+")), mean=away),
+                "95% interval": text_cell(
+                    f"{number(low, percent, '+')} to {number(high, percent, '+')}" if len(drawn) else ""
+                ),
+                "p, images and seeds": _p(bootstrap_p(drawn)) if len(drawn) else text_cell(""),
+                "categories": text_cell(str(len(means))),
                 "p, Wilcoxon": _p(alone),
                 "p, Wilcoxon and Holm": _p(adjusted),
             }
             behind = records[one] + records[other]
-            found += [{**place, "category": MEAN, "entry": f"{one} - {other}", "quantity": quantity,
+            rows += [{**place, "category": MEAN, "entry": f"{one} - {other}", "quantity": quantity,
                        "cell": replace(value, records=behind)} for quantity, value in cell.items()]  # fmt: skip
-    return pd.DataFrame(found, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def _paired(samples: Samples, place: dict[str, str], categories: list[str], *pair: str) -> NDArray[np.float64]:
-    """Bootstrap samples of the difference of two variants' means over categories; none where one has none."""
+    """Bootstrap samples of the difference of two variants' means over categories; empty where one has none."""
     if (place["metric"], place["subset"]) != ("image_auroc", "all"):
         return np.empty(0)
     keys = [[(place["dataset"], place["protocol"], category, variant) for category in categories] for variant in pair]
@@ -169,22 +174,22 @@ def _records(block: pd.DataFrame) -> dict[str, tuple[str, ...]]:
 
 
 def _p(value: float) -> Cell:
-    return replace(spoken(f"{value:.3f}" if value >= 0.001 else "<0.001"), mean=value)
+    return replace(text_cell(f"{value:.3f}" if value >= 0.001 else "<0.001"), mean=value)
 
 
 def ranks(cells: pd.DataFrame) -> pd.DataFrame:
-    """Mean rank of each variant over categories, with its interval; `alike` names those it cannot be told from.
+    """Mean rank of each variant over categories, with its interval; `tied` names those that do not differ significantly.
 
-    Told apart are variants whose p after Wilcoxon and Holm is below `LEVEL`. A block with fewer than two variants, or
-    fewer than two categories that all have, has no ranks.
+    Significant is a difference whose p after Wilcoxon and Holm is below `LEVEL`. A block with fewer than two variants, or
+    fewer than two categories that all variants have, has no ranks.
     """
-    found: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for keys, block in cells.groupby(BLOCK, sort=False):
         means = over_categories(block)
         if min(means.shape) < 2:
             continue
         place = dict(zip(BLOCK, map(str, keys), strict=True)) | {"selection": "", "teacher": "", "category": MEAN}
-        rank = stats.rankdata(-means.to_numpy(), axis=1)  # (categories, variants)
+        rank = stats.rankdata(-sign(place["metric"]) * means.to_numpy(), axis=1)  # (categories, variants)
         interval = stats.bootstrap((rank,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=0)
         low, high = np.asarray(interval.confidence_interval)  # each (variants,)
         pairs = list(combinations(means.columns, 2))
@@ -193,13 +198,13 @@ def ranks(cells: pd.DataFrame) -> pd.DataFrame:
         apart = {frozenset(pair) for pair, value in zip(pairs, p, strict=True) if value < LEVEL}
         for at in np.argsort(rank.mean(0), kind="stable"):
             name = str(means.columns[at])
-            alike = sorted(other for other in means.columns if frozenset((name, other)) not in apart)
-            about = {"rank": rank.mean(0)[at], "low": low[at], "high": high[at], "alike": alike}
+            tied = sorted(other for other in means.columns if frozenset((name, other)) not in apart)
+            about = {"rank": rank.mean(0)[at], "low": low[at], "high": high[at], "tied": tied}
             cell = {
-                "mean rank": replace(spoken(f"{rank.mean(0)[at]:.2f}"), mean=float(rank.mean(0)[at])),
-                "95% interval": spoken(f"{low[at]:.2f} to {high[at]:.2f}"),
-                "categories": spoken(str(len(means))),
+                "mean rank": replace(text_cell(f"{rank.mean(0)[at]:.2f}"), mean=float(rank.mean(0)[at])),
+                "95% interval": text_cell(f"{low[at]:.2f} to {high[at]:.2f}"),
+                "categories": text_cell(str(len(means))),
             }
-            found += [{**place, **about, "variant": name, "entry": name, "quantity": quantity,
+            rows += [{**place, **about, "variant": name, "entry": name, "quantity": quantity,
                        "cell": replace(value, records=records[name])} for quantity, value in cell.items()]  # fmt: skip
-    return pd.DataFrame(found, columns=[*COLUMNS, "rank", "low", "high", "alike"])
+    return pd.DataFrame(rows, columns=[*COLUMNS, "rank", "low", "high", "tied"])

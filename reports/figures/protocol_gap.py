@@ -1,6 +1,6 @@
 """One-class (open) and multi-class (filled) by category, a panel for each variant; whiskers over seeds.
 
-All panels have one scale, and the largest loss by learning all categories at once stands on top.
+All panels have one scale, and the category that loses most under multi-class is at the top.
 """
 
 from __future__ import annotations
@@ -10,13 +10,27 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from reports.figures._style import INK, face, filled, legend, looks, note, over_seeds, panels, protocol_keys
-from reports.tables import DIFFERENCE, MEAN, PROTOCOLS, Cell
+from reports.aggregate import Cell
+from reports.figures._style import (
+    INK,
+    face,
+    filled,
+    legend,
+    looks,
+    note,
+    over_seeds,
+    panels,
+    protocol_keys,
+    scale,
+    unit,
+)
+from reports.vocabulary import DIFFERENCE, MEAN, PROTOCOLS, sign
 
 
 def draw(data: pd.DataFrame) -> Figure:
     data = filled(data, "value under both protocols")
-    data = data.assign(value=[100 * cell.mean for cell in data.cell])
+    metric = str(data.metric.iloc[0])
+    data = data.assign(value=[sign(metric) * cell.mean for cell in data.cell])
     lost = data[data.protocol == DIFFERENCE].groupby("category").value.mean().sort_values()
     if lost.empty:
         raise ValueError("no category has a value under both protocols")
@@ -24,31 +38,38 @@ def draw(data: pd.DataFrame) -> Figure:
     names = sorted(data.name[data.protocol == DIFFERENCE].unique())
     figure, axes = panels(len(names), 3, 0.5 + 0.17 * len(rows), sharex=True, sharey=True)
     whole: list[Cell] = data.cell[data.protocol != DIFFERENCE].tolist()
-    low = min(100 * (cell.mean - (cell.std if len(cell.values) > 1 else 0)) for cell in whole)
+    ends = [
+        scale(metric) * (cell.mean + end * (cell.std if len(cell.values) > 1 else 0))
+        for cell in whole
+        for end in (-1, 1)
+    ]
+    limits = (min(ends) - 3, 101.5) if scale(metric) == 100 else None
     for axis, (name, look) in zip(axes, looks(names).items(), strict=True):
         of_name = data[data.name == name].pivot(index="category", columns="protocol", values="cell")
         for height, category in enumerate(rows):
             cells: list[Any] = [of_name.at[category, p] if category in of_name.index else None for p in PROTOCOLS[:2]]
-            found = [cell for cell in cells if isinstance(cell, Cell)]
+            known = [cell for cell in cells if isinstance(cell, Cell)]
             places = [height - 0.13, height + 0.13]  # apart, so that neither hides the other
-            axis.plot([100 * c.mean for c in found], places[: len(found)], color=look.colour, lw=2.2, zorder=1)
+            axis.plot(
+                [scale(metric) * c.mean for c in known], places[: len(known)], color=look.colour, lw=2.2, zorder=1
+            )
             for cell, protocol, place in zip(cells, PROTOCOLS, places, strict=False):
                 if isinstance(cell, Cell):
                     axis.errorbar(
-                        [100 * cell.mean],
+                        [scale(metric) * cell.mean],
                         [place],
-                        xerr=[100 * cell.std],
+                        xerr=[scale(metric) * cell.std],
                         fmt="o",
                         ms=4,
                         color=INK,
                         mfc=face(protocol, INK),
                         lw=0.8,
                     )
-        axis.set(title=name, xlim=(low - 3, 101.5), ylim=(len(rows) - 0.4, -0.6))
+        axis.set(title=name, xlim=limits, ylim=(len(rows) - 0.4, -0.6))
         axis.set_yticks(range(len(rows)), rows)
         axis.grid(axis="x")
     protocol_keys(axes[0], PROTOCOLS[:2])
     legend(figure, axes, PROTOCOLS[:2])
-    note(figure, over_seeds(data.cell), "The largest mean loss stands on top; the axis does not begin at 0.",
-         xlabel="percent")  # fmt: skip
+    note(figure, over_seeds(data.cell), "Categories that lose most are at the top; the axis does not begin at 0.",
+         xlabel=unit([metric]))  # fmt: skip
     return figure

@@ -80,11 +80,11 @@ TEX = {
     "·": r"$\cdot$",
     "→": r"$\to$",
 }
-OGONEK = "0328"  # the accent that LaTeX's default fonts lack
+OGONEK = "0328"  # an accent that LaTeX's default fonts do not have
 
 
 def _tex(text: str) -> str:
-    """Text as LaTeX prints it with no package; characters that it lacks by their number, U+4E2D."""
+    """Text as LaTeX prints it with no package; characters that it does not have by their number, U+4E2D."""
     words = " ".join(text.split())
     return re.sub(r"(?<![\w.$-])-(?=\d)", "$-$", "".join(map(_character, words)))
 

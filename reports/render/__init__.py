@@ -1,0 +1,1 @@
+"""How a report is written: Markdown, CSV, LaTeX, the page and the leaderboard."""

@@ -1,0 +1,161 @@
+"""The words of a report: facets of a result, their labels, their order, and how numbers are written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from benchmarks import schema
+from benchmarks.metrics.registry import METRICS, Metric
+from benchmarks.records import Record
+from benchmarks.schema import IMAGE_CONVENTION, SELECTIONS
+from methods.base import did_you_mean
+
+GROUP = [*schema.GROUP]
+MEAN = "mean"  # the row that averages the categories
+SUBSET_MEAN = "mean of logical and structural"
+DIFFERENCE = "difference"
+PROTOCOLS = ["one_class", "multi_class", DIFFERENCE]  # in the order of columns
+# What a facet consists of: two conventions of a metric, or two selections of a variant, never share a column.
+IDENTITY = {"metric": ["metric", "convention"], "variant": ["variant", "selection", "teacher"]}
+BLOCK = ["dataset", "protocol", "subset", "metric", "convention"]  # what variants are compared within
+FACETS = (
+    "dataset", "protocol", "subset", "metric", "variant", "category", "paper", "table", "method", "entry", "quantity"
+)  # fmt: skip
+WHERE = (*FACETS, "convention", "selection", "teacher")  # what a spec can filter by
+# What an entry, a row of the reproduction table, includes; and a method, a row of a paper's table.
+OF_FACET = {"entry": {"subset", "metric", "variant", "category"}, "method": {"variant", "paper", "table"}}
+AS_GIVEN = ("entry", "quantity", "method")  # facets whose names come in an order of their own
+KNOWN: dict[str, Iterable[str]] = {  # valid names, even where no result has them
+    "metric": METRICS,
+    "protocol": PROTOCOLS,
+    "subset": ["all", "logical", "structural", SUBSET_MEAN],
+    "selection": SELECTIONS,
+    "category": [MEAN],
+}
+DASH = "\N{EN DASH}"
+
+
+def metric(name: str) -> Metric:
+    """The metric of this name; one that is not registered counts as a fraction, and is shown by its name."""
+    return METRICS.get(name) or Metric(name, "image" if name.startswith("image_") else "pixel")
+
+
+def is_image_metric(name: str) -> bool:
+    return metric(name).level == "image"
+
+
+def sign(name: str) -> int:
+    """1 where higher values of the metric are better, -1 where lower ones are."""
+    return 1 if metric(name).direction == "higher" else -1
+
+
+def number(value: float, percent: bool = True, form: str = "") -> str:
+    """A value as tables print it: percent with one decimal, or four significant digits.
+
+    >>> number(0.9712), number(-0.02, form="+"), number(12.34567, percent=False)
+    ('97.1', '-2.0', '12.35')
+    """
+    return f"{100 * value:{form}.1f}" if percent else f"{value:{form}.4g}"
+
+
+def count(items: int, noun: str) -> str:
+    """A counted noun.
+
+    >>> count(1, "run"), count(2, "run"), count(2, "category")
+    ('1 run', '2 runs', '2 categories')
+    """
+    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
+    return f"{items} {noun if items == 1 else plural}"
+
+
+def run_name(record: Record) -> str:
+    """GROUP/SPLIT-seedK: its folder below `predictions`."""
+    return f"{record.group}/{record.stem}"
+
+
+def run_of(path: str) -> str:
+    """The name of a run from the path of its record."""
+    return "/".join(path.split("/")[-3:-1])
+
+
+def identity(facet: str, data: pd.DataFrame) -> list[str]:
+    """The columns of `data` that must agree for two rows to share a name of the facet."""
+    return [column for column in IDENTITY.get(facet, [facet]) if column in data]
+
+
+def select(data: pd.DataFrame, spec: Mapping[str, Any]) -> tuple[pd.DataFrame, list[str]]:
+    """The rows that a spec's `where` asks for, and one sentence for each name that no row has."""
+    problems = []
+    for facet, names in spec.get("where", {}).items():
+        if facet not in data:
+            possible = [name for name in WHERE if name in data]
+            problems.append(f"`where` has an unknown facet '{facet}'. {did_you_mean(facet, possible)}")
+            continue
+        known = [*dict.fromkeys([*sorted(data[facet].unique()), *KNOWN.get(facet, ())])]
+        problems += [f"unknown {facet} '{name}'. {did_you_mean(name, known)}" for name in names if name not in known]
+        data = data[data[facet].isin(names)]
+        if facet == "paper":  # papers come in the order of the spec
+            data = data.iloc[data[facet].map(names.index).astype(int).argsort(kind="stable")]
+    return data, problems
+
+
+def each(data: pd.DataFrame, facets: Sequence[str]) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
+    """One frame for each value of the facets, with that value by facet name. Metrics come in the order of `METRICS`."""
+    keys = [column for facet in facets for column in identity(facet, data)]
+    order = {name: rank for rank, name in enumerate(METRICS)}
+    if "metric" in data:
+        data = data.sort_values(
+            "metric", key=lambda names: names.map(lambda n: order.get(n, len(order))), kind="stable"
+        )
+    for values, part in data.groupby(keys, sort=False):
+        yield dict(zip(keys, map(str, values), strict=True)), part
+
+
+def title(spec: Mapping[str, Any], place: Mapping[str, str]) -> str:
+    """A spec's title with the names of this table or figure filled in."""
+    words = {**place, "metric": metric(place["metric"]).title if "metric" in place else ""}
+    if place.get("convention", IMAGE_CONVENTION) != IMAGE_CONVENTION:
+        words["metric"] += f" ({place['convention']})"
+    if words.get("subset") == "all":
+        words["subset"] = "all anomalies"
+    return str(spec["title"]).format(**words)
+
+
+def slug(*words: str) -> str:
+    """The words as a file name and anchor."""
+    return re.sub(r"[^A-Za-z0-9_]+", "-", "-".join(words)).strip("-")
+
+
+def labels(keys: pd.DataFrame) -> list[str]:
+    """A short label for each row of `keys`: its first column, and of the others what is needed to tell rows apart."""
+    distinct = keys.drop_duplicates()
+    first = distinct.iloc[:, 0]
+    repeated = set(first[first.duplicated()])
+    label_of = {}
+    for key in distinct.itertuples(index=False, name=None):
+        same = distinct[first == key[0]]
+        extra = [
+            str(value)
+            for value, column in zip(key[1:], same.columns[1:], strict=True)
+            if (key[0] in repeated and same[column].nunique() > 1) or value == "oracle"
+        ]
+        label = metric(key[0]).title if keys.columns[0] == "metric" else key[0]
+        label_of[key] = f"{label} ({', '.join(extra)})" if extra else label
+    return [label_of[key] for key in keys.itertuples(index=False, name=None)]
+
+
+def ordered(names: Iterable[str]) -> list[str]:
+    """Labels as a table lists them: metrics and protocols in their own order, others by name, the mean last."""
+    order = [*(metric.title for metric in METRICS.values()), *PROTOCOLS]
+    rank = {name: place for place, name in enumerate(order)}
+    return sorted(set(names), key=lambda n: (n == MEAN, rank.get(re.sub(r" \(.*", "", n), len(rank)), n))
+
+
+def shared(by_label: Mapping[str, str]) -> str:
+    """A value that all labels share, or the value of each."""
+    values = set(by_label.values())
+    return values.pop() if len(values) == 1 else "; ".join(f"{label}: {value}" for label, value in by_label.items())
