@@ -10,6 +10,7 @@ import time
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from filelock import FileLock
@@ -47,8 +48,8 @@ def test_dvc_repro_runs_from_images_to_a_page(project: Project) -> None:
     assert len(project.fitted()) == 2
     page = (project.folder / "reports" / "build" / "index.html").read_text()
     assert "test_resnet.untrained (random weights (untrained))" in page
-    metrics = json.loads((project.folder / "results" / "metrics.json").read_text())
-    assert 0 <= metrics["rd"]["toy"]["one_class"]["image_auroc"] <= 1
+    metrics = json.loads((project.folder / "results" / "metrics" / "rd-toy-one_class.json").read_text())
+    assert 0 <= metrics["image_auroc"] <= 1
 
 
 def test_scores_are_tidy_rows_on_standard_output(project: Project) -> None:
@@ -79,7 +80,7 @@ def test_metrics_and_plots_are_wired_to_dvc(project: Project) -> None:
 
 
 def test_a_report_that_misleads_is_written_then_fails_until_a_reason_is_given(project: Project) -> None:
-    source = project.folder / "reports" / "lint.py"
+    source = project.folder / "reports" / "analysis" / "checks.py"
     before = source.read_text()
     source.write_text(before.replace("COLLAPSED = 0.55", "COLLAPSED = 1.01"))
     project.params({"allow": {}})
@@ -123,7 +124,7 @@ def test_an_edited_method_fits_its_own_runs_and_no_others(project: Project) -> N
 
 def test_dvc_shows_what_moved_since_a_commit_and_only_that(project: Project) -> None:
     (moved,) = json.loads(project.run("dvc", "metrics", "diff", "HEAD", "--json").stdout).values()
-    assert moved and all(name.startswith("fd.toy.one_class.") for name in moved)
+    assert "image_auroc" in moved or "pixel_auroc" in moved
     assert all(entry["diff"] == pytest.approx(entry["new"] - entry["old"]) for entry in moved.values())
     project.run("dvc", "plots", "diff", "HEAD", "workspace")
     page = (project.folder / "dvc_plots" / "index.html").read_text()
@@ -164,6 +165,61 @@ def test_a_truncated_prediction_is_found_and_redone_alone(project: Project) -> N
     assert [name for name in after if after[name] != before[name]] == ["results/predictions/rd-toy-one_class/cog-seed1"]
 
 
+def test_a_result_that_was_replaced_is_named_by_every_command_and_made_again_alone(project: Project) -> None:
+    """The attack: labels in the place of scores."""
+    before = project.fitted()
+    run = project.folder / "results" / "predictions" / "rd-toy-one_class" / "cog-seed0"
+    keys = json.loads((run / "record.json").read_text())["categories"]["cog"]["keys"]
+    (run / "cog.scores.npy").unlink()  # a link to DVC's cache, perhaps
+    np.save(run / "cog.scores.npy", np.array(["good" not in key for key in keys], np.float32))
+    score = ["proctor", "score", "rd", "toy", "one_class"]
+    bundle = ["proctor", "bundle", "rd-toy-one_class", "-o", "x.tar.gz", "--licence", "MIT", "--contact", "x"]
+    for command in (score, bundle):
+        assert "cog.scores.npy was changed after it was written" in project.run(*command, code=2).stderr
+    for command in (("proctor", "doctor", "--results"), ("proctor", "report", "--strict")):
+        assert "cog.scores.npy was changed after it was written" in project.run(*command, code=1).stderr
+    assert project.states()["rd-toy-one_class/cog-seed0"][0] == "stale"
+    project.run("proctor", "plan", "--check", code=1)
+    project.run("dvc", "repro")
+    after = project.fitted()
+    assert [name for name in after if after[name] != before[name]] == ["results/predictions/rd-toy-one_class/cog-seed0"]
+    project.run("proctor", "plan", "--check")
+    project.run("proctor", "doctor", "--results")
+
+
+def test_scores_that_were_edited_are_named_and_scored_again(project: Project) -> None:
+    path = project.folder / "results" / "scores" / "rd-toy-one_class.csv"
+    before = path.read_text()
+    path.write_text(re.sub(r"(image_auroc,folder label,[^,]*,[^,]*),[0-9.]+", r"\g<1>,1.0", before, count=1))
+    assert path.read_text() != before
+    assert "was changed after it was scored" in project.run("proctor", "scores", code=2).stderr
+    assert "was changed after it was scored" in project.run("proctor", "report", "--strict", code=1).stderr
+    project.run("dvc", "repro")
+    assert path.read_text() == before
+
+
+def test_a_seed_that_is_not_planned_any_more_is_in_no_table(project: Project) -> None:
+    project.params({"seeds": [0]})
+    project.run("dvc", "repro")
+    rows = pd.read_csv(project.folder / "results" / "scores" / "rd-toy-one_class.csv")
+    assert set(rows["seed"]) == {0}
+    table = next((project.folder / "reports" / "build" / "tables").glob("summary*one_class*.md")).read_text()
+    assert "one seed" in table and "±" not in table.split("\n\n")[1]
+    unplanned = project.run("proctor", "clean", "--dry-run").stderr
+    assert "would remove results/predictions/rd-toy-one_class/cog-seed1" in unplanned
+    assert "rd_bad" in unplanned
+    project.run("proctor", "clean")
+    assert not (project.folder / "results" / "predictions" / "rd-toy-one_class" / "cog-seed1").exists()
+    assert "0 unplanned" in project.run("proctor", "clean").stderr
+    project.params({"seeds": [0, 1]})
+    project.run("dvc", "repro")
+
+
+def test_git_sees_no_predictions_even_after_a_report_that_failed(project: Project) -> None:
+    status = project.run("git", "status", "--porcelain", "--untracked-files=all").stdout
+    assert not re.search(r"results/(predictions|details|teachers)/.*npy|reports/build", status)
+
+
 def test_a_driver_that_was_killed_is_followed_by_one_that_attaches_to_its_runs(project: Project) -> None:
     project.params({"methods": ["rd"], "seeds": [7], "hyper_parameters": PARAMS["hyper_parameters"] | {"epochs": 300}})
     driver = project.start("proctor", "run")
@@ -188,5 +244,5 @@ def test_a_second_driver_is_told_that_one_is_at_work(project: Project) -> None:
 def test_bad_input_ends_with_code_2_and_one_message(project: Project) -> None:
     project.params({"methods": ["rdd"]})
     failed = project.run("proctor", "plan", code=2)
-    assert "did you mean 'rd'" in failed.stderr
+    assert "Did you mean 'rd'" in failed.stderr
     assert "Traceback" not in failed.stderr
