@@ -19,11 +19,13 @@ from benchmarks import datasets, interference, params, results, runs, status
 from benchmarks.datasets.base import Dataset
 from benchmarks.execution import worker
 from benchmarks.interference import Probe
-from benchmarks.plan import Run
+from benchmarks.plan import Plan, Run
 from benchmarks.scoring import score
 from benchmarks.status import State
 from methods.base import InputError
-from reports import build, tables
+from reports import build
+from reports import specs as report_specs
+from reports.aggregate import Cell, aggregate, with_protocol_difference
 
 SETTINGS: dict[str, Any] = {"ratios": [0.3, 0.7], "patch": 0.25, "images": 5}
 pytestmark = pytest.mark.usefixtures("results_folder")
@@ -109,7 +111,7 @@ def report(folder: Path) -> Path:
     """The report of the specs that this is about; the others take most of the time."""
     specs = folder / "specs"
     specs.mkdir()
-    for path in build.SPECS.glob("*.yaml"):
+    for path in report_specs.FOLDER.glob("*.yaml"):
         if re.search("from: (protocols|interference|composites)", path.read_text()):
             (specs / path.name).write_bytes(path.read_bytes())
     # The images are noise, so that no method tells their anomalies from it.
@@ -335,7 +337,7 @@ def test_the_report_has_a_table_and_a_figure_of_each(plain_root: Path, seeing: N
     out = report(tmp_path)
     page = (out / "index.html").read_text()
     assert 'class="problems"' not in page
-    names = ("dumbbells", "mixtures", "patch_bars", "patch_examples")
+    names = ("protocol_gap", "mixtures", "patch_bars", "patch_examples")
     assert all(list((out / "figures").glob(f"{name}-folder*.png")) for name in names)
     with next((out / "tables").glob("mixtures_and_patches-folder-one_class-*.csv")).open() as file:
         (row,) = csv.DictReader(file)
@@ -366,8 +368,8 @@ def tidy(protocol: str, category: str, seed: int, value: float, reason: str = ""
     return values | {"seed": seed, "value": value, "reason": reason}
 
 
-def degraded(rows: list[dict[str, Any]]) -> dict[tuple[str, str], tables.Cell]:
-    cells = tables.aggregate(tables.one_against_multi_class(pd.DataFrame(rows)), {})
+def degraded(rows: list[dict[str, Any]]) -> dict[tuple[str, str], Cell]:
+    cells = aggregate(with_protocol_difference(pd.DataFrame(rows)), Plan(suite=""))
     return {(row["protocol"], row["category"]): row["cell"] for row in cells.to_dict("records")}
 
 
@@ -391,4 +393,4 @@ def test_a_difference_needs_the_cell_under_both_protocols_and_says_what_it_lacks
     cells = degraded(rows)
     assert list(cells["difference", "a"].values) == [0]
     assert cells["difference", "b"].note == "multi_class: no defect pixel"
-    assert tables.one_against_multi_class(pd.DataFrame(rows[:2])).empty
+    assert with_protocol_difference(pd.DataFrame(rows[:2])).empty
