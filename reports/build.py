@@ -85,12 +85,12 @@ def build(
     for part in ("tables", "figures"):
         shutil.rmtree(out / part, ignore_errors=True)
     items = _items(data, allowed, folder, out, problems)
-    packs = drilldown.packs(data.records, data.scores, data.details, data.logs, problems)
+    payloads = drilldown.payloads(data.records, data.scores, data.details, data.logs, problems)
     for problem in problems:
         log.warning(problem)
     index = out / "index.html"
     with replacing(index) as partial:
-        partial.write_text(html.render(items, data.records, packs, problems), encoding="utf-8")
+        partial.write_text(html.render(items, data.records, payloads, problems), encoding="utf-8")
     return index
 
 

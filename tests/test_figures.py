@@ -50,7 +50,7 @@ def record(variant: str, protocol: str, split: str, seed: int, amplification: An
 
 
 def test_a_figure_is_found_by_the_name_of_its_file_and_no_other() -> None:
-    with pytest.raises(ValueError, match="unknown figure 'pie'. Known: bars, composites"):
+    with pytest.raises(ValueError, match=r"unknown figure 'pie'\. Known: bars, composites"):
         figures.draw("pie", pd.DataFrame())
     with pytest.raises(ValueError, match="unknown figure '_style'"):
         figures.draw("_style", pd.DataFrame())

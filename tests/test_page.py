@@ -53,17 +53,17 @@ def index(results: Path) -> Path:
     return build.build(results, results.parent / "build", folder)
 
 
-def packs(text: str) -> dict[str, Any]:
-    """What stands behind the cells, by the name of its pack."""
-    found = re.findall(r'<script type="text/plain" id="pack-([^"]+)">([^<]+)</script>', text)
-    return {name: json.loads(zlib.decompress(base64.b64decode(pack))) for name, pack in found}
+def payloads(text: str) -> dict[str, Any]:
+    """What stands behind the cells, by the name of its payload."""
+    found = re.findall(r'<script type="text/plain" id="payload-([^"]+)">([^<]+)</script>', text)
+    return {name: json.loads(zlib.decompress(base64.b64decode(payload))) for name, payload in found}
 
 
 def test_every_link_leads_to_something_that_is_there(index: Path) -> None:
     text = index.read_text()
     ids = re.findall(r' id="([^"]+)"', text)
     assert len(ids) == len(set(ids))
-    behind = packs(text)
+    behind = payloads(text)
     targets = re.findall(r'href="#cell/([^"]+)"', text)
     assert len(targets) > 50
     for target in targets:
@@ -89,8 +89,8 @@ def test_a_difference_leads_to_both_protocols(index: Path) -> None:
     assert "#cell/rd-mvtec_ad-one_class/screw/rd-mvtec_ad-multi_class/screw" in index.read_text()
 
 
-def test_a_pack_holds_the_records_scores_curves_maps_and_log_of_its_cells(index: Path, results: Path) -> None:
-    group = packs(index.read_text())["rd-mvtec_ad-multi_class"]
+def test_a_payload_has_the_records_scores_curves_maps_and_log_of_its_cells(index: Path, results: Path) -> None:
+    group = payloads(index.read_text())["rd-mvtec_ad-multi_class"]
     cell = group["categories"]["screw"]
     (record,) = [run for run in group["runs"] if run["seed"] == 1]
     stored = json.loads((results / "predictions/rd-mvtec_ad-multi_class/all-seed1/record.json").read_text())
@@ -118,11 +118,13 @@ def test_a_thinned_curve_keeps_its_ends_and_its_corner() -> None:
 
 
 def test_a_cell_takes_so_little_that_a_full_suite_fits(index: Path) -> None:
-    sizes = {name: len(pack) for name, pack in re.findall(r'id="pack-([^"]+)">([^<]+)</script>', index.read_text())}
+    sizes = {
+        name: len(payload) for name, payload in re.findall(r'id="payload-([^"]+)">([^<]+)</script>', index.read_text())
+    }
     cells = sum(len(bench_page.PROTOCOLS) * 2 * len(names) * 2 for names in CATEGORIES.values())
     of_cells = sum(size for name, size in sizes.items() if not name.startswith("examples-"))
     full = 6 * 32 * 3 * 2 * of_cells / cells + 32 * sizes["examples-mvtec_ad"] / 2
-    assert full + html.BUDGET < 13e6  # which leaves two megabytes for the tables; larger groups pack more tightly
+    assert full + html.BUDGET < 13e6  # which leaves two megabytes for the tables; larger groups payload more tightly
 
 
 def test_a_damaged_file_of_maps_costs_its_maps_alone(results: Path, tmp_path: Path) -> None:
@@ -131,7 +133,7 @@ def test_a_damaged_file_of_maps_costs_its_maps_alone(results: Path, tmp_path: Pa
     broken = tmp_path / "broken.npz"
     broken.write_bytes(b"PK")
     arrays = [broken if i == 0 else path for i, path in enumerate(details.arrays)]
-    found = drilldown.packs([], load.read_scores(results, problems), details.assign(arrays=arrays), {}, problems)
+    found = drilldown.payloads([], load.read_scores(results, problems), details.assign(arrays=arrays), {}, problems)
     assert len(problems) == 1 and "broken.npz: its maps are not shown" in problems[0]
     assert "examples-mvtec_ad" in found
 
@@ -139,7 +141,7 @@ def test_a_damaged_file_of_maps_costs_its_maps_alone(results: Path, tmp_path: Pa
 def test_a_number_that_is_none_reaches_the_page_as_a_word() -> None:
     record = factories.record(hyper_parameters={"rate": float("nan")})
     problems: list[str] = []
-    packed = drilldown.packs([record], load.read_scores(Path("none"), problems), pd.DataFrame(), {}, problems)
+    packed = drilldown.payloads([record], load.read_scores(Path("none"), problems), pd.DataFrame(), {}, problems)
     group = json.loads(zlib.decompress(base64.b64decode(packed["rd-toy-one_class"])))
     assert group["runs"][0]["facts"]["hyper_parameters"] == {"rate": "NaN"}
 
@@ -176,7 +178,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
         history=[{"epoch": e, "terms": {HOSTILE: 1 / e}} for e in (1, 2)], provenance={"git_commit": HOSTILE},
     )  # fmt: skip
     logs = {f"{group}/{HOSTILE}-seed0": f"</script><script>alert(1)</script>{HOSTILE}"}
-    packed = drilldown.packs([record], load.read_scores(Path("none"), []), pd.DataFrame(), logs, [])
+    packed = drilldown.payloads([record], load.read_scores(Path("none"), []), pd.DataFrame(), logs, [])
     # As the name of a group cannot hold a slash or a bracket on disk, the page's own name for it is a tame one.
     tame = {"tame": packed[group]}
     cell = Cell(

@@ -34,8 +34,14 @@ def noisy(strength: float, seed: int, count: int = 60) -> np.ndarray:
 
 def cells(gap: float, categories: int = 8, seeds: int = 3, metric: str = "image_auroc") -> pd.DataFrame:
     """Variants x and y on some categories; x is better by `gap`, more or less."""
+
+    def value(variant: str, c: int, seed: int) -> float:
+        return 0.8 + 0.01 * c + (gap * (1 + c / 10) if variant == "x" else 0) + 0.0001 * seed
+
     rows = [
-        factories.row(variant=variant, dataset="d", category=f"c{c}", seed=seed, metric=metric, value=0.8 + 0.01 * c + (gap * (1 + c / 10) if variant == "x" else 0) + 0.0001 * seed)
+        factories.row(
+            variant=variant, dataset="d", category=f"c{c}", seed=seed, metric=metric, value=value(variant, c, seed)
+        )
         for variant in ("x", "y") for c in range(categories) for seed in range(seeds)
     ]  # fmt: skip
     return factories.cells(rows)

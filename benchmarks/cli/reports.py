@@ -45,8 +45,8 @@ def report(
     say(f"The report is at {page}.")
     if strict and problems:
         say(
-            f"Problems, listed above and on the page: {len(problems)}. Fix them, or give a reason for each kind that may "
-            "stay under `allow` in params.yaml."
+            f"Problems, listed above and on the page: {len(problems)}. Fix them, or give a reason for each kind "
+            "that may stay under `allow` in params.yaml."
         )
         raise typer.Exit(1)
 

@@ -1,4 +1,4 @@
-"""Finds what would make a table misleading: each finding says what is wrong, where, and what to do about it."""
+"""Finds what would make a table misleading: each finding states what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
