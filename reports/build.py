@@ -156,7 +156,7 @@ def _items(
             source = spec.get("from", "cells")
             rows = rows_of[source]()
             unknown = vocabulary.select(rows, spec)[1] if len(rows) else []
-            problems += [f"{folder.name}/{name}.yaml: {sentence.rstrip('.')}." for sentence in unknown]
+            problems += [f"{folder.name}/{name}.yaml: {message}" for message in unknown]
             if "figure" in spec:
                 items += _figures(name, spec, rows, out / "figures", problems)
             else:

@@ -72,6 +72,15 @@ def count(items: int, noun: str) -> str:
     return f"{items} {noun if items == 1 else plural}"
 
 
+def sentence(text: str) -> str:
+    """The text with a full stop, unless it ends a sentence already.
+
+    >>> sentence("unknown 'a'. Did you mean 'b'?"), sentence("a.csv is missing")
+    ("unknown 'a'. Did you mean 'b'?", 'a.csv is missing.')
+    """
+    return text if text.endswith((".", "?")) else f"{text}."
+
+
 def run_name(record: Record) -> str:
     """GROUP/SPLIT-seedK: its folder below `predictions`."""
     return f"{record.group}/{record.stem}"

@@ -361,3 +361,14 @@ def test_a_broken_scores_file_does_not_stop_the_others(tmp_path: Path) -> None:
     out = only_tables(tmp_path, [tidy()])
     assert "scores/broken.csv was left out: column method" in problems(out)
     assert list((out / "tables").glob("*.csv"))
+
+
+def test_every_shipped_spec_is_valid_and_one_that_is_not_is_named_without_building(tmp_path: Path) -> None:
+    assert specs.check_all() == []
+    (tmp_path / "wrong.yaml").write_text(json.dumps(SHORT | {"from": "cell"}))
+    (tmp_path / "pie.yaml").write_text(
+        json.dumps({"title": "t", "each": ["dataset"], "figure": "roq", "from": "cells"})
+    )
+    assert [problem.partition(" was left out: ")[2] for problem in specs.check_all(tmp_path)] == [
+        "unknown `figure` 'roq'. Did you mean 'roc'?", "unknown `from` 'cell'. Did you mean 'cells'?",
+    ]  # fmt: skip

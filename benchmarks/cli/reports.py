@@ -39,7 +39,7 @@ def report(
     try:
         checks.check_allow(reasons)
     except ValueError as error:
-        raise InputError(f"`allow` in params.yaml, or --allow: {str(error).rstrip('.')}.") from None
+        raise InputError(f"`allow` in params.yaml, or --allow: {error}") from None
     problems: list[str] = []
     page = build.build(results.RESULTS, Path("reports") / "build", allow=reasons, problems=problems)
     say(f"The report is at {page}.")
