@@ -1,9 +1,9 @@
-"""Tidy scores to cells: mean and sample standard deviation over seeds. Every number of a report is computed here once."""
+"""Tidy scores to cells: mean and sample standard deviation over seeds. Every number is computed here once."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -138,16 +138,16 @@ def aggregate(scores: pd.DataFrame, plan: Plan) -> pd.DataFrame:
 
 
 def _of_variant(
-    rows: pd.DataFrame, categories: Sequence[str], defined: Sequence[str], seeds: Sequence[int]
+    rows: pd.DataFrame, categories: list[str], defined: list[str], seeds: list[int]
 ) -> Iterator[tuple[str, Cell]]:
     """The cells of one variant in one block: each category, then the mean over those in `defined`."""
     grid = rows.pivot(index="category", columns="seed", values="value").reindex(index=categories, columns=seeds)
     reasons = {(row["category"], row["seed"]): row["reason"] or NO_REASON for row in rows.to_dict("records")}
     for category in categories:
         why = {seed: reasons.get((category, seed), UNFINISHED) for seed in seeds}
-        cell = _cell(grid.loc[category], why, rows.record[rows.category == category])
+        cell = _cell(pd.Series(grid.loc[category]), why, rows.record[rows.category == category])
         yield category, replace(cell, category=category)
-    missing = {seed: ", ".join(c for c in defined if pd.isna(grid.loc[c, seed])) for seed in seeds}
+    missing = {seed: ", ".join(c for c in defined if grid[seed].isna()[c]) for seed in seeds}
     why = {seed: f"no value for {names}" if names else "no category has a value" for seed, names in missing.items()}
     mean = _cell(grid.loc[defined].mean(skipna=False), why, rows.record)
     if mean.values and len(defined) < len(categories):

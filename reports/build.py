@@ -85,12 +85,12 @@ def build(
     for part in ("tables", "figures"):
         shutil.rmtree(out / part, ignore_errors=True)
     items = _items(data, allowed, folder, out, problems)
-    packs = drilldown.packs(data.records, data.scores, data.details, data.logs, problems)
+    payloads = drilldown.payloads(data.records, data.scores, data.details, data.logs, problems)
     for problem in problems:
         log.warning(problem)
     index = out / "index.html"
     with replacing(index) as partial:
-        partial.write_text(html.render(items, data.records, packs, problems), encoding="utf-8")
+        partial.write_text(html.render(items, data.records, payloads, problems), encoding="utf-8")
     return index
 
 
@@ -156,7 +156,7 @@ def _items(
             source = spec.get("from", "cells")
             rows = rows_of[source]()
             unknown = vocabulary.select(rows, spec)[1] if len(rows) else []
-            problems += [f"{folder.name}/{name}.yaml: {sentence.rstrip('.')}." for sentence in unknown]
+            problems += [f"{folder.name}/{name}.yaml: {message}" for message in unknown]
             if "figure" in spec:
                 items += _figures(name, spec, rows, out / "figures", problems)
             else:

@@ -38,7 +38,7 @@ def read(folder: Path = FOLDER) -> pd.DataFrame:
         if len(wrong):
             raise ValueError(
                 f"{folder.name}/{path.name}: value {wrong.value.iloc[0]!r} of {wrong.method.iloc[0]}, "
-                f"{wrong.category.iloc[0]}, is not a number; leave it empty if no source gives it, with status '{ABSENT}'"
+                f"{wrong.category.iloc[0]}, is not a number; without one, leave it empty, with status '{ABSENT}'"
             )
         parts.append(rows)
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from methods.base import did_you_mean
-from reports.vocabulary import FACETS, WHERE
+from reports.vocabulary import FACETS, WHERE, sentence
 
 FOLDER = Path(__file__).parent / "specs"
 FIGURES = Path(__file__).parent / "figures"
@@ -43,8 +43,7 @@ def read_specs(folder: Path, problems: list[str]) -> list[tuple[str, dict[str, A
             spec = yaml.safe_load(path.read_text(encoding="utf-8"))
             check(spec or {})
         except (ValueError, TypeError, OSError, yaml.YAMLError) as error:
-            message = " ".join(f"{error}".split()).rstrip(".")
-            problems.append(f"{folder.name}/{path.name} was left out: {message}.")
+            problems.append(sentence(f"{folder.name}/{path.name} was left out: {' '.join(f'{error}'.split())}"))
             continue
         specs.append((path.stem, spec))
     return sorted(specs, key=lambda named: named[1].get("order", 100))

@@ -41,7 +41,11 @@ DASH = "\N{EN DASH}"
 
 def metric(name: str) -> Metric:
     """The metric of this name; one that is not registered counts as a fraction, and is shown by its name."""
-    return METRICS.get(name) or Metric(name, "image" if name.startswith("image_") else "pixel")
+    return METRICS.get(name) or Metric(name, "image" if name.startswith("image_") else "pixel", compute=_not_registered)
+
+
+def _not_registered(*_: object) -> float:
+    raise NotImplementedError("only registered metrics are computed")
 
 
 def is_image_metric(name: str) -> bool:
@@ -70,6 +74,15 @@ def count(items: int, noun: str) -> str:
     """
     plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
     return f"{items} {noun if items == 1 else plural}"
+
+
+def sentence(text: str) -> str:
+    """The text with a full stop, unless it ends a sentence already.
+
+    >>> sentence("unknown 'a'. Did you mean 'b'?"), sentence("a.csv is missing")
+    ("unknown 'a'. Did you mean 'b'?", 'a.csv is missing.')
+    """
+    return text if text.endswith((".", "?")) else f"{text}."
 
 
 def run_name(record: Record) -> str:

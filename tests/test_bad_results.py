@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import factories
 import pytest
 from test_reports import SHORT, details, record, tidy, write_json, write_scores
 
-from reports import build
+from benchmarks import plan as plans
+from reports import build, load, specs
 
 METRICS = ("image_auroc", "pixel_auroc", "aupro")
 
@@ -27,15 +29,15 @@ def write_run(results: Path, cells: list[tuple[str, int]], **change: Any) -> lis
 def of_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The specifications of tables; figures take most of the time."""
     folder = tmp_path_factory.mktemp("specs")
-    for path in build.SPECS.glob("*.yaml"):
+    for path in specs.FOLDER.glob("*.yaml"):
         if "figure:" not in path.read_text():
             (folder / path.name).write_bytes(path.read_bytes())
     return folder
 
 
-def problems(results: Path, specs: Path) -> list[str]:
+def problems(results: Path, folder: Path) -> list[str]:
     found: list[str] = []
-    assert build.build(results, results / "build", specs, problems=found).exists()
+    assert build.build(results, results / "build", folder, problems=found).exists()
     return found
 
 
@@ -55,7 +57,7 @@ def test_one_seed_and_one_category_are_shown_for_what_they_are(tmp_path: Path, o
     write_scores(tmp_path, write_run(tmp_path, [("bolt", 0)]))
     assert problems(tmp_path, of_tables) == []
     text = tables_of(tmp_path)["per_category-toy-one_class-image_auroc-folder-label-all.md"]
-    assert "one seed, no deviation (seeds 0)" in text and "±" not in text and "**90" not in text
+    assert "one seed, no deviation (seed 0)" in text and "±" not in text and "**90" not in text
     assert not [name for name in tables_of(tmp_path) if name.startswith(("ranks", "comparisons"))]
 
 
@@ -78,8 +80,9 @@ def test_a_record_of_another_schema_costs_its_own_link_alone(tmp_path: Path, of_
     write_scores(tmp_path, rows)
     name = "predictions/rd-toy-one_class/cloth-seed0/record.json"
     first, second = problems(tmp_path, of_tables)
-    assert first == f"{name} was left out: its schema is 7, this version reads 1. Run it again with `proctor run`."
-    assert "1 scored runs have no readable record" in second and "Restore them with `dvc checkout`" in second
+    assert first.startswith(f"{name} was left out: it is not a record of schema 2 (schema: ")
+    assert first.endswith(". Run it again with `proctor run`.")
+    assert "1 scored run without a readable record" in second and "Restore the records with `dvc checkout`" in second
     text = tables_of(tmp_path)["per_category-toy-one_class-image_auroc-folder-label-all.md"]
     assert "| bolt" in text and "| cloth" in text
 
@@ -87,19 +90,17 @@ def test_a_record_of_another_schema_costs_its_own_link_alone(tmp_path: Path, of_
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"where": {"metric": ["image_aurok"]}}, "unknown metric 'image_aurok'; the results have aupro, image_auroc, "
-         "pixel_auroc (did you mean 'image_auroc'?)"),
-        ({"where": {"variant": ["rdd"]}}, "unknown variant 'rdd'; the results have rd (did you mean 'rd'?)"),
-        ({"where": {"convention": ["folder labels"]}}, "the results have folder label (did you mean 'folder label'?)"),
-        ({"where": {"selection": ["lasst"]}}, "unknown selection 'lasst'; the results have last (did you"),
-        ({"where": {"metrik": ["aupro"]}}, "`where` names 'metrik'; it can name dataset, protocol, subset, metric, "
-         "variant, category, convention, selection, teacher (did you mean 'metric'?)"),
+        ({"where": {"metric": ["image_aurok"]}}, "unknown metric 'image_aurok'. Did you mean 'image_auroc'?"),
+        ({"where": {"variant": ["rdd"]}}, "unknown variant 'rdd'. Did you mean 'rd'?"),
+        ({"where": {"convention": ["folder labels"]}}, "Did you mean 'folder label'?"),
+        ({"where": {"selection": ["lasst"]}}, "unknown selection 'lasst'. Did you mean 'last'?"),
+        ({"where": {"metrik": ["aupro"]}}, "unknown `where` 'metrik'. Did you mean 'metric'?"),
         ({"where": {"metric": "aupro"}}, "`where` gives metric 'aupro'; it takes a list: [aupro]"),
-        ({"columns": ["metric", "varian"]}, "unknown `rows or columns` 'varian'; it may be"),
-        ({"aggregation": "medain"}, "unknown `aggregation` 'medain'; it may be mean, median (did you mean 'median'?)"),
-        ({"highlight": "best"}, "unknown `highlight` 'best'; it may be significant, none"),
-        ({"agregation": "mean"}, "it has no use for agregation (did you mean 'aggregation'?)"),
-        ({"from": "cell"}, "unknown `from` 'cell'; it may be cells,"),
+        ({"columns": ["metric", "varian"]}, "unknown `rows or columns` 'varian'. Did you mean 'variant'?"),
+        ({"aggregation": "medain"}, "unknown `aggregation` 'medain'. Did you mean 'median'?"),
+        ({"highlight": "best"}, "unknown `highlight` 'best'. Known: significant, none."),
+        ({"agregation": "mean"}, "unknown entry 'agregation'. Did you mean 'aggregation'?"),
+        ({"from": "cell"}, "unknown `from` 'cell'. Did you mean 'cells'?"),
     ],
 )  # fmt: skip
 def test_a_spec_that_names_the_unknown_is_told_what_it_may_be_and_costs_no_other(
@@ -125,7 +126,7 @@ def test_a_value_that_no_metric_can_have_is_an_empty_cell_and_costs_no_other(tmp
 
 def test_what_another_suite_left_behind_is_no_part_of_the_report(tmp_path: Path, of_tables: Path) -> None:
     write_scores(tmp_path, [*write_run(tmp_path, [("bolt", 0)]), tidy("fd", metric="image_auroc")])
-    write_json(tmp_path / "plan.json", {"rd": {"toy": {"one_class": {"bolt-seed0": {}}}}})
+    plans.write(tmp_path, factories.plan([factories.record()]))
     assert problems(tmp_path, of_tables) == []
     assert all("fd" not in text for text in tables_of(tmp_path).values())
 
@@ -136,9 +137,37 @@ def test_a_broken_file_of_published_numbers_costs_the_ledger_alone(
     def broken() -> None:
         raise ValueError("published/mine.csv: column source is missing; see README.md there")
 
-    monkeypatch.setattr(build.published, "read", broken)
+    monkeypatch.setattr(load.published, "read", broken)
     write_scores(tmp_path, write_run(tmp_path, [("bolt", 0)]))
     assert problems(tmp_path, of_tables) == [
-        "There is no ledger: published/mine.csv: column source is missing; see README.md there."
+        "Published numbers are left out: published/mine.csv: column source is missing; see README.md there."
     ]
+    assert tables_of(tmp_path)
+
+
+def test_seeds_that_are_no_longer_planned_leave_every_mean(tmp_path: Path, of_tables: Path) -> None:
+    write_scores(tmp_path, write_run(tmp_path, [("bolt", 0), ("bolt", 1)]))
+    plans.write(tmp_path, factories.plan([factories.record()]))
+    assert problems(tmp_path, of_tables) == []
+    text = tables_of(tmp_path)["per_category-toy-one_class-image_auroc-folder-label-all.md"]
+    assert "one seed, no deviation (seed 0)" in text and "90.0" in text and "90.5" not in text
+
+
+def test_an_outdated_run_is_a_finding_and_enters_no_table(tmp_path: Path, of_tables: Path) -> None:
+    write_scores(tmp_path, write_run(tmp_path, [("bolt", 0), ("bolt", 1)]))
+    now = [factories.run(factories.record(seed=seed), fingerprint_parts={"method code": code})
+           for seed, code in enumerate("ab")]  # fmt: skip
+    plans.write(tmp_path, plans.make("s", now))
+    (problem,) = problems(tmp_path, of_tables)
+    assert "bolt-seed1 is older than its method code" in problem and problem.endswith("[stale]")
+    text = tables_of(tmp_path)["per_category-toy-one_class-image_auroc-folder-label-all.md"]
+    assert "1 of 2 seeds; seed 1: no finished run was scored" in text and "90.5" not in text
+
+
+def test_a_damaged_plan_is_named_and_everything_stored_is_reported(tmp_path: Path, of_tables: Path) -> None:
+    write_scores(tmp_path, write_run(tmp_path, [("bolt", 0)]))
+    (tmp_path / "plan").mkdir()
+    (tmp_path / "plan" / "suite.json").write_text("{")
+    (problem,) = problems(tmp_path, of_tables)
+    assert "suite.json is damaged" in problem and "All results that are stored enter the report" in problem
     assert tables_of(tmp_path)

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from benchmarks.cli import app
 from benchmarks.submissions import leaderboard as leaderboard
 from methods.base import InputError
-from reports import board
+from reports.render import leaderboard as board
 
 ROOT = Path(__file__).parent.parent
 CATEGORIES = ("bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather")

@@ -6,13 +6,17 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import factories
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from reports import costs, figures, tables
+from benchmarks.records import Record
+from benchmarks.schema import IMAGE_CONVENTION
+from reports import aggregate, figures
+from reports.analysis import costs
 from reports.figures import _style, qualitative
 
 VARIANTS = ["aand", "dskd", "fd", "rd", "snl", "snl_fd"]
@@ -29,7 +33,7 @@ def cells(variants: list[str], categories: list[str], seeds: int = 3) -> pd.Data
         for p in ("one_class", "multi_class")
         for c in categories
         for s in range(seeds)
-        for m, how in (("image_auroc", tables.IMAGE_CONVENTION), ("aupro", "pooled"), ("aupro", "rescaled"))
+        for m, how in (("image_auroc", IMAGE_CONVENTION), ("aupro", "pooled"), ("aupro", "rescaled"))
     ]  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -38,16 +42,17 @@ def text_of(figure: Figure) -> str:
     return " ".join(text.get_text() for part in figure.legends for text in (*part.get_texts(), part.get_title()))
 
 
-def record(variant: str, protocol: str, split: str, seed: int, **provenance: Any) -> dict[str, Any]:
-    history = [{"epoch": epoch, "seconds": 30.0, "terms": {}, "measured": {}} for epoch in (1, 2)]
-    place = {"variant": variant, "dataset": "d", "protocol": protocol, "split": split, "seed": seed}
-    return place | {"history": history, "provenance": {"device": "cpu", "test_images_per_second": 50.0} | provenance}
+def record(variant: str, protocol: str, split: str, seed: int, amplification: Any = None, **provenance: Any) -> Record:
+    history = [{"epoch": epoch, "seconds": 30.0} for epoch in (1, 2)]
+    about = {"history": history, "provenance": {"device": "cpu", "test_images_per_second": 50.0} | provenance}
+    about |= {"amplification": amplification} if amplification else {}
+    return factories.record(variant=variant, dataset="d", protocol=protocol, split=split, seed=seed, **about)
 
 
 def test_a_figure_is_found_by_the_name_of_its_file_and_no_other() -> None:
-    with pytest.raises(ValueError, match="no figure 'pie' in reports/figures; there are bars, composites"):
+    with pytest.raises(ValueError, match=r"unknown figure 'pie'\. Known: bars, composites"):
         figures.draw("pie", pd.DataFrame())
-    with pytest.raises(ValueError, match="no figure '_style'"):
+    with pytest.raises(ValueError, match="unknown figure '_style'"):
         figures.draw("_style", pd.DataFrame())
 
 
@@ -57,19 +62,19 @@ def test_eight_variants_differ_without_colour() -> None:
         assert len({str(getattr(look, part)) for look in looks}) == 8
 
 
-@pytest.mark.parametrize("name", ["heat_map", "dumbbells", "bars", "seeds"])
+@pytest.mark.parametrize("name", ["heat_map", "protocol_gap", "bars", "seeds"])
 def test_every_text_of_a_full_suites_figure_is_inside_it_and_no_label_lies_on_another(
     name: str, tmp_path: Path
 ) -> None:
     data = cells(VARIANTS, CATEGORIES)
     data = data[data.convention != "rescaled"]
-    if name == "dumbbells":
-        rows = tables.aggregate(tables.one_against_multi_class(data), {})
+    if name == "protocol_gap":
+        rows = aggregate.aggregate(aggregate.with_protocol_difference(data), factories.NO_PLAN)
         rows = rows[rows.metric == "image_auroc"]
     elif name == "heat_map":
-        rows = tables.aggregate(data, {}).query("protocol == 'one_class'")
+        rows = aggregate.aggregate(data, factories.NO_PLAN).query("protocol == 'one_class'")
     else:
-        rows = tables.aggregate(data, {}).query("category == 'mean'")
+        rows = aggregate.aggregate(data, factories.NO_PLAN).query("category == 'mean'")
     figure = figures.draw(name, rows)
     figures.save(figure, tmp_path / name)
     assert figure.get_figwidth() <= _style.WIDTH
@@ -83,7 +88,7 @@ def test_every_text_of_a_full_suites_figure_is_inside_it_and_no_label_lies_on_an
 
 
 def test_only_the_first_convention_is_drawn_and_named_with_the_number_of_seeds() -> None:
-    rows = tables.aggregate(cells(["fd", "rd"], ["a", "b"]), {}).query("category == 'mean'")
+    rows = aggregate.aggregate(cells(["fd", "rd"], ["a", "b"]), factories.NO_PLAN).query("category == 'mean'")
     figure = figures.draw("bars", rows)
     assert [axis.get_title() for axis in figure.axes] == ["image AUROC", "AUPRO"]
     said = " ".join(text_of(figure).split())
@@ -91,12 +96,14 @@ def test_only_the_first_convention_is_drawn_and_named_with_the_number_of_seeds()
 
 
 def test_one_seed_is_said_to_have_no_deviation() -> None:
-    rows = tables.aggregate(cells(["fd", "rd"], ["a"], seeds=1), {}).query("category == 'mean'")
+    rows = aggregate.aggregate(cells(["fd", "rd"], ["a"], seeds=1), factories.NO_PLAN).query("category == 'mean'")
     assert "One seed: no deviation" in text_of(figures.draw("bars", rows))
 
 
 def test_a_point_of_the_seed_figure_is_a_seeds_mean_over_categories() -> None:
-    rows = tables.aggregate(cells(["rd"], ["a", "b"]), {}).query("category == 'mean' and metric == 'image_auroc'")
+    rows = aggregate.aggregate(cells(["rd"], ["a", "b"]), factories.NO_PLAN).query(
+        "category == 'mean' and metric == 'image_auroc'"
+    )
     (axis,) = figures.draw("seeds", rows).axes
     drawn = {tuple(np.round(line.get_xdata(), 3)) for line in axis.get_lines()}
     assert {(94.95, 93.95, 92.95), (89.95, 88.95, 87.95)} <= drawn
@@ -106,10 +113,10 @@ def test_a_point_of_the_seed_figure_is_a_seeds_mean_over_categories() -> None:
 def test_training_costs_the_sum_over_splits_and_all_phases_and_the_mean_over_seeds() -> None:
     runs = [record("rd", "one_class", split, seed) for split in "ab" for seed in (0, 1)]
     runs += [
-        record("rd", "multi_class", "all", seed, test_images_per_second=speed) for seed, speed in ((0, 50), (1, 25))
+        record("rd", "multi_class", "all", seed, phase, test_images_per_second=speed)
+        for seed, speed, phase in ((0, 50, None), (1, 25, {"history": [{"epoch": 1, "seconds": 60.0}]}))
     ]
-    runs[-1]["amplification"] = {"history": [{"epoch": 1, "seconds": 60.0}]}
-    found = costs.costs(tables.aggregate(cells(["rd"], ["a", "b"], seeds=2), {}), runs)
+    found = costs.costs(aggregate.aggregate(cells(["rd"], ["a", "b"], seeds=2), factories.NO_PLAN), runs)
     found = found[found.metric == "image_auroc"].set_index("protocol")
     assert found.training_minutes.to_dict() == pytest.approx({"one_class": 2, "multi_class": 1.5})
     assert (found.training_minutes_low["multi_class"], found.training_minutes_high["multi_class"]) == (1, 2)
@@ -119,7 +126,7 @@ def test_training_costs_the_sum_over_splits_and_all_phases_and_the_mean_over_see
 
 def test_times_of_different_devices_are_said_not_to_compare() -> None:
     runs = [record("rd", "one_class", "a", 0), record("fd", "one_class", "a", 0, device="gpu")]
-    found = costs.costs(tables.aggregate(cells(["fd", "rd"], ["a"], seeds=1), {}), runs)
+    found = costs.costs(aggregate.aggregate(cells(["fd", "rd"], ["a"], seeds=1), factories.NO_PLAN), runs)
     said = " ".join(text_of(figures.draw("costs", found)).split())
     assert "Devices differ, so times do not compare: cpu: rd; gpu: fd" in said
 

@@ -19,12 +19,13 @@ from benchmarks import datasets, interference, params, results, runs, status
 from benchmarks.datasets.base import Dataset
 from benchmarks.execution import worker
 from benchmarks.interference import Probe
-from benchmarks.plan import Run
-from benchmarks.schema import PROBE_COLUMNS
+from benchmarks.plan import Plan, Run
 from benchmarks.scoring import score
 from benchmarks.status import State
 from methods.base import InputError
-from reports import build, tables
+from reports import build
+from reports import specs as report_specs
+from reports.aggregate import Cell, aggregate, with_protocol_difference
 
 SETTINGS: dict[str, Any] = {"ratios": [0.3, 0.7], "patch": 0.25, "images": 5}
 pytestmark = pytest.mark.usefixtures("results_folder")
@@ -110,7 +111,7 @@ def report(folder: Path) -> Path:
     """The report of the specs that this is about; the others take most of the time."""
     specs = folder / "specs"
     specs.mkdir()
-    for path in build.SPECS.glob("*.yaml"):
+    for path in report_specs.FOLDER.glob("*.yaml"):
         if re.search("from: (protocols|interference|composites)", path.read_text()):
             (specs / path.name).write_bytes(path.read_bytes())
     # The images are noise, so that no method tells their anomalies from it.
@@ -134,9 +135,9 @@ def test_a_mixture_is_the_weighted_mean_of_two_normal_images_pixel_by_pixel(plai
     assert {probe.ratio for probe in drawn} == {0.3, 0.7}
     for probe in drawn:
         made, a, b = pixels(dataset, probe)
-        for pixel in np.ndindex(*a.shape):
-            exact = probe.ratio * a[pixel] + (1 - probe.ratio) * b[pixel]
-            assert abs(made[pixel] - exact) <= 0.5 + 1e-4
+        for place in np.ndindex(*a.shape):
+            exact = probe.ratio * a[place] + (1 - probe.ratio) * b[place]
+            assert abs(made[place] - exact) <= 0.5 + 1e-4
 
 
 def test_a_patch_comes_out_of_the_centre_of_the_other_image_and_leaves_the_rest_as_it_was(plain_root: Path) -> None:
@@ -163,12 +164,12 @@ def test_the_other_image_is_brought_to_the_size_of_the_first(tmp_path: Path) -> 
 
 @given(st.integers(1, 300), st.floats(0.001, 0.5), st.floats(0, 1, exclude_max=True), st.booleans())
 def test_a_patch_never_leaves_its_image_or_the_centre_it_is_cut_from(
-    side: int, share: float, position: float, centred: bool
+    side: int, share: float, at: float, centred: bool
 ) -> None:
     margin = side // 4 if centred else 0
-    interval = interference._interval(side, share, position, margin)
-    assert margin <= interval.start < interval.stop <= side - margin
-    assert interval.stop - interval.start == max(1, int(share * side))
+    span = interference._span(side, share, at, margin)
+    assert margin <= span.start < span.stop <= side - margin
+    assert span.stop - span.start == max(1, int(share * side))
 
 
 def test_probes_are_made_of_normal_test_images_of_two_categories(toy_root: Path) -> None:
@@ -302,7 +303,7 @@ def test_a_row_says_which_probe_it_is_about_and_how_many_images(plain_root: Path
     execute(planned)
     rows = scored(planned)
     dark = rows[rows.category == "dark"].set_index(["probe", "ratio", "metric"])
-    assert tuple(rows.columns) == PROBE_COLUMNS
+    assert list(rows.columns) == score.PROBE_COLUMNS
     assert set(dark.index) == {
         *(("mixup", ratio, "image_auroc") for ratio in (0.3, 0.7)),
         *(("cut_paste", 0.25, m) for m in ("image_auroc", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro")),
@@ -336,7 +337,7 @@ def test_the_report_has_a_table_and_a_figure_of_each(plain_root: Path, seeing: N
     out = report(tmp_path)
     page = (out / "index.html").read_text()
     assert 'class="problems"' not in page
-    names = ("dumbbells", "mixtures", "patch_bars", "patch_examples")
+    names = ("protocol_gap", "mixtures", "patch_bars", "patch_examples")
     assert all(list((out / "figures").glob(f"{name}-folder*.png")) for name in names)
     with next((out / "tables").glob("mixtures_and_patches-folder-one_class-*.csv")).open() as file:
         (row,) = csv.DictReader(file)
@@ -367,8 +368,8 @@ def tidy(protocol: str, category: str, seed: int, value: float, reason: str = ""
     return values | {"seed": seed, "value": value, "reason": reason}
 
 
-def degraded(rows: list[dict[str, Any]]) -> dict[tuple[str, str], tables.Cell]:
-    cells = tables.aggregate(tables.one_against_multi_class(pd.DataFrame(rows)), {})
+def degraded(rows: list[dict[str, Any]]) -> dict[tuple[str, str], Cell]:
+    cells = aggregate(with_protocol_difference(pd.DataFrame(rows)), Plan(suite=""))
     return {(row["protocol"], row["category"]): row["cell"] for row in cells.to_dict("records")}
 
 
@@ -392,4 +393,4 @@ def test_a_difference_needs_the_cell_under_both_protocols_and_says_what_it_lacks
     cells = degraded(rows)
     assert list(cells["difference", "a"].values) == [0]
     assert cells["difference", "b"].note == "multi_class: no defect pixel"
-    assert tables.one_against_multi_class(pd.DataFrame(rows[:2])).empty
+    assert with_protocol_difference(pd.DataFrame(rows[:2])).empty

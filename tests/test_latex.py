@@ -7,11 +7,14 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import factories
 import pandas as pd
 import pytest
 
-from reports import latex, tables
+from reports import specs as report_specs
+from reports import tables
 from reports.build import build
+from reports.render import latex
 
 ODD = ["50%_a&b", "[x] *y*", "#1 {z}$", "a\\b~c^d", "naïve Übung", "中文 λ", "é<f>|g", "-1.5"]
 SPEC = {"title": "{metric} · {dataset}", "each": ["dataset", "protocol", "metric", "subset"]}
@@ -28,7 +31,7 @@ def tidy(variant: str, category: str, seed: int = 0, **other: str | float) -> di
 
 def written(rows: list[dict[str, str | float]]) -> str:
     spec = SPEC | {"rows": "category", "columns": "variant"}
-    (table,) = tables.tables("t", spec, tables.aggregate(pd.DataFrame(rows), {}), [])
+    (table,) = tables.tables("t", spec, factories.cells(rows), [])
     return latex.latex(table)
 
 
@@ -59,7 +62,7 @@ def pdf(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[Path]]:
     pd.DataFrame(rows).to_csv(folder / "scores" / "all.csv", index=False)
     specs = folder / "specs"
     specs.mkdir()
-    for path in (Path(tables.__file__).parent / "specs").glob("*.yaml"):
+    for path in report_specs.FOLDER.glob("*.yaml"):
         if "figure:" not in path.read_text():
             (specs / path.name).write_bytes(path.read_bytes())
     files = sorted((build(folder, folder / "build", specs).parent / "tables").glob("*.tex"))

@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import factories
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from PIL import Image
 
-from benchmarks import bench_page
-from reports import build, evidence, page
-from reports.tables import Cell, Table
+from reports import build, load, specs
+from reports.aggregate import Cell
+from reports.render import drilldown, html
+from reports.tables import Table
+from tests.speed import bench_page
 
 CATEGORIES = {"mvtec_ad": ["screw", "toothbrush"]}
 SPECS = ("per_category", "degradation_per_category", "ranks")
@@ -41,26 +44,26 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def index(results: Path) -> Path:
     """The page of three kinds of tables and one of figures."""
-    specs = results.parent / "specs"
-    specs.mkdir()
+    folder = results.parent / "specs"
+    folder.mkdir()
     for name in SPECS:
-        (specs / f"{name}.yaml").write_bytes((build.SPECS / f"{name}.yaml").read_bytes())
+        (folder / f"{name}.yaml").write_bytes((specs.FOLDER / f"{name}.yaml").read_bytes())
     figure = {"title": "{dataset} {protocol}", "figure": "roc", "from": "details", "each": ["dataset", "protocol"]}
-    (specs / "roc.yaml").write_text(yaml.safe_dump(figure))
-    return build.build(results, results.parent / "build", specs)
+    (folder / "roc.yaml").write_text(yaml.safe_dump(figure))
+    return build.build(results, results.parent / "build", folder)
 
 
-def packs(text: str) -> dict[str, Any]:
-    """What stands behind the cells, by the name of its pack."""
-    found = re.findall(r'<script type="text/plain" id="pack-([^"]+)">([^<]+)</script>', text)
-    return {name: json.loads(zlib.decompress(base64.b64decode(pack))) for name, pack in found}
+def payloads(text: str) -> dict[str, Any]:
+    """What stands behind the cells, by the name of its payload."""
+    found = re.findall(r'<script type="text/plain" id="payload-([^"]+)">([^<]+)</script>', text)
+    return {name: json.loads(zlib.decompress(base64.b64decode(payload))) for name, payload in found}
 
 
 def test_every_link_leads_to_something_that_is_there(index: Path) -> None:
     text = index.read_text()
     ids = re.findall(r' id="([^"]+)"', text)
     assert len(ids) == len(set(ids))
-    behind = packs(text)
+    behind = payloads(text)
     targets = re.findall(r'href="#cell/([^"]+)"', text)
     assert len(targets) > 50
     for target in targets:
@@ -86,8 +89,8 @@ def test_a_difference_leads_to_both_protocols(index: Path) -> None:
     assert "#cell/rd-mvtec_ad-one_class/screw/rd-mvtec_ad-multi_class/screw" in index.read_text()
 
 
-def test_a_pack_holds_the_records_scores_curves_maps_and_log_of_its_cells(index: Path, results: Path) -> None:
-    group = packs(index.read_text())["rd-mvtec_ad-multi_class"]
+def test_a_payload_has_the_records_scores_curves_maps_and_log_of_its_cells(index: Path, results: Path) -> None:
+    group = payloads(index.read_text())["rd-mvtec_ad-multi_class"]
     cell = group["categories"]["screw"]
     (record,) = [run for run in group["runs"] if run["seed"] == 1]
     stored = json.loads((results / "predictions/rd-mvtec_ad-multi_class/all-seed1/record.json").read_text())
@@ -95,12 +98,12 @@ def test_a_pack_holds_the_records_scores_curves_maps_and_log_of_its_cells(index:
     assert record["facts"]["provenance"] == stored["provenance"]
     assert record["log"].endswith("a line of the log, number 19")
     epochs, values = record["losses"]["level1"]
-    assert (epochs[0], epochs[-1]) == (1, bench_page.EPOCHS) and len(epochs) == evidence.EPOCHS
+    assert (epochs[0], epochs[-1]) == (1, bench_page.EPOCHS) and len(epochs) == drilldown.EPOCHS
     assert values[-1] == pytest.approx(stored["history"][-1]["terms"]["level1"], rel=1e-3)
     rows = pd.read_csv(results / "scores" / "rd-mvtec_ad-multi_class.csv")
     of_cell = rows[(rows.category == "screw") & (rows.seed == 1)]
     assert cell["scores"]["1"] == pytest.approx(of_cell.value.tolist(), abs=1e-5)
-    assert {len(cell["curves"]["0"][name][0]) <= evidence.POINTS for name in ("roc", "pro")} == {True}
+    assert {len(cell["curves"]["0"][name][0]) <= drilldown.POINTS for name in ("roc", "pro")} == {True}
     assert cell["curves"]["0"]["roc"][0][0] == 0 and cell["curves"]["0"]["roc"][1][-1] == 1000
     assert len(cell["maps"]["0"]["scores"]) == bench_page.EXAMPLES
 
@@ -108,43 +111,37 @@ def test_a_pack_holds_the_records_scores_curves_maps_and_log_of_its_cells(index:
 def test_a_thinned_curve_keeps_its_ends_and_its_corner() -> None:
     x = np.r_[np.zeros(100), np.linspace(0, 1, 100)]
     y = np.r_[np.linspace(0, 0.9, 100), np.linspace(0.9, 1, 100)]
-    thin = evidence._thinned({"fpr": x.tolist(), "tpr": y.tolist()})
+    thin = drilldown._thinned({"fpr": x.tolist(), "tpr": y.tolist()})
     assert [axis[0] for axis in thin] == [0, 0] and [axis[-1] for axis in thin] == [1000, 1000]
     area = np.trapezoid(thin[1], thin[0]) / 1e6
     assert area == pytest.approx(0.95, abs=0.005)
 
 
 def test_a_cell_takes_so_little_that_a_full_suite_fits(index: Path) -> None:
-    sizes = {name: len(pack) for name, pack in re.findall(r'id="pack-([^"]+)">([^<]+)</script>', index.read_text())}
+    sizes = {
+        name: len(payload) for name, payload in re.findall(r'id="payload-([^"]+)">([^<]+)</script>', index.read_text())
+    }
     cells = sum(len(bench_page.PROTOCOLS) * 2 * len(names) * 2 for names in CATEGORIES.values())
     of_cells = sum(size for name, size in sizes.items() if not name.startswith("examples-"))
     full = 6 * 32 * 3 * 2 * of_cells / cells + 32 * sizes["examples-mvtec_ad"] / 2
-    assert full + page.BUDGET < 13e6  # which leaves two megabytes for the tables; larger groups pack more tightly
+    assert full + html.BUDGET < 13e6  # which leaves two megabytes for the tables; larger groups payload more tightly
 
 
 def test_a_damaged_file_of_maps_costs_its_maps_alone(results: Path, tmp_path: Path) -> None:
     problems: list[str] = []
-    details = build.read_details(results, problems)
+    details = load.read_details(results, problems)
     broken = tmp_path / "broken.npz"
     broken.write_bytes(b"PK")
     arrays = [broken if i == 0 else path for i, path in enumerate(details.arrays)]
-    found = evidence.packs([], build.read_scores(results, problems), details.assign(arrays=arrays), problems)
+    found = drilldown.payloads([], load.read_scores(results, problems), details.assign(arrays=arrays), {}, problems)
     assert len(problems) == 1 and "broken.npz: its maps are not shown" in problems[0]
     assert "examples-mvtec_ad" in found
 
 
 def test_a_number_that_is_none_reaches_the_page_as_a_word() -> None:
-    record = {
-        "variant": "rd",
-        "dataset": "toy",
-        "protocol": "one_class",
-        "split": "a",
-        "seed": 0,
-        "folder": "g/a-seed0",
-    }
-    record |= {"hyper_parameters": {"rate": float("nan")}, "provenance": {}}
+    record = factories.record(hyper_parameters={"rate": float("nan")})
     problems: list[str] = []
-    packed = evidence.packs([record], build.read_scores(Path("none"), problems), pd.DataFrame(), problems)
+    packed = drilldown.payloads([record], load.read_scores(Path("none"), problems), pd.DataFrame(), {}, problems)
     group = json.loads(zlib.decompress(base64.b64decode(packed["rd-toy-one_class"])))
     assert group["runs"][0]["facts"]["hyper_parameters"] == {"rate": "NaN"}
 
@@ -158,30 +155,30 @@ def test_figures_beyond_the_budget_become_smaller_and_then_links(
         path = tmp_path / f"{name}.png"
         Image.fromarray(rng.integers(0, 255, (side, side, 3), dtype=np.uint8)).save(path)
         pictures.append(
-            page.Picture("kind", name, "Says what it is.", {"dataset": "toy"}, [path, path.with_suffix(".pdf")])
+            html.Figure("kind", name, "Says what it is.", {"dataset": "toy"}, [path, path.with_suffix(".pdf")])
         )
     small, large = (picture.paths[0] for picture in pictures)
-    sharp = page.inline(pictures)
+    sharp = html.inline(pictures)
     assert (sharp[small].width, sharp[small].height) == (32, 32)
-    monkeypatch.setattr(page, "BUDGET", sum(len(found.uri) for found in sharp.values()) - 1)
-    assert 0 < len(page.inline(pictures)[large].uri) < len(sharp[large].uri) / 2
-    monkeypatch.setattr(page, "BUDGET", 20_000)
-    assert page.inline(pictures)[small].uri and not page.inline(pictures)[large].uri
-    text = page.render(pictures, [], {}, [])
-    assert text.count("<img ") == 1 and "Not on this page, for its size" in text and "figures/large.pdf" in text
+    monkeypatch.setattr(html, "BUDGET", sum(len(found.uri) for found in sharp.values()) - 1)
+    assert 0 < len(html.inline(pictures)[large].uri) < len(sharp[large].uri) / 2
+    monkeypatch.setattr(html, "BUDGET", 20_000)
+    assert html.inline(pictures)[small].uri and not html.inline(pictures)[large].uri
+    text = html.render(pictures, [], {}, [])
+    assert text.count("<img ") == 1 and "Too large for this page" in text and "figures/large.pdf" in text
 
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page in which every name that a user may choose is HTML."""
     group = f"{HOSTILE}-toy-one_class"
-    record = {
-        "variant": HOSTILE, "method": HOSTILE, "dataset": "toy", "protocol": "one_class", "split": HOSTILE, "seed": 0,
-        "folder": f"{group}/{HOSTILE}-seed0", "log": f"</script><script>alert(1)</script>{HOSTILE}",
-        "paper": HOSTILE, "deviations": [HOSTILE], "hyper_parameters": {HOSTILE: HOSTILE}, "categories": {HOSTILE: {}},
-        "history": [{"epoch": e, "terms": {HOSTILE: 1 / e}} for e in (1, 2)], "provenance": {"git_commit": HOSTILE},
-    }  # fmt: skip
-    packed = evidence.packs([record], build.read_scores(Path("none"), []), pd.DataFrame(), [])
+    record = factories.record(
+        variant=HOSTILE, method=HOSTILE, split=HOSTILE, paper=HOSTILE, deviations=[HOSTILE],
+        hyper_parameters={HOSTILE: HOSTILE}, categories={HOSTILE: {"keys": []}},
+        history=[{"epoch": e, "terms": {HOSTILE: 1 / e}} for e in (1, 2)], provenance={"git_commit": HOSTILE},
+    )  # fmt: skip
+    logs = {f"{group}/{HOSTILE}-seed0": f"</script><script>alert(1)</script>{HOSTILE}"}
+    packed = drilldown.payloads([record], load.read_scores(Path("none"), []), pd.DataFrame(), logs, [])
     # As the name of a group cannot hold a slash or a bracket on disk, the page's own name for it is a tame one.
     tame = {"tame": packed[group]}
     cell = Cell(
@@ -190,7 +187,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     grid = pd.DataFrame({HOSTILE: [cell]}, index=pd.Index([HOSTILE], name=HOSTILE))
     table = Table("kind", "name", HOSTILE, [HOSTILE] * 4, {"dataset": HOSTILE}, grid)
     path = tmp_path_factory.mktemp("hostile") / "index.html"
-    path.write_text(page.render([table], [record], tame, [HOSTILE]))
+    path.write_text(html.render([table], [record], tame, [HOSTILE]))
     return path
 
 

@@ -6,17 +6,20 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import factories
 import pandas as pd
 import pytest
 import yaml
 
-from reports import ledger, papers, published, tables
-from reports.build import SPECS, build
+from reports import aggregate, published, tables, vocabulary
+from reports.analysis import paper_tables, reproduction
+from reports.build import build
+from reports.specs import FOLDER
 
 EVERY = published.read()
 SPECIFIED = {
     path.stem: spec
-    for path in SPECS.glob("*.yaml")
+    for path in FOLDER.glob("*.yaml")
     if (spec := yaml.safe_load(path.read_text())).get("from") == "papers"
 }
 TEACHER = "wide_resnet50_2.tv_in1k (ImageNet-1k)"
@@ -24,12 +27,8 @@ LOCO = ("breakfast_box", "juice_bottle", "pushpins", "screw_bag", "splicing_conn
 
 
 def tidy(variant: str, dataset: str, category: str, seed: int, **other: Any) -> dict[str, Any]:
-    return {
-        "variant": variant, "method": variant, "dataset": dataset, "protocol": "one_class", "category": category,
-        "seed": seed, "subset": "all", "metric": "image_auroc", "convention": "folder label", "selection": "last",
-        "teacher": TEACHER, "value": 0.9 + seed / 500, "reason": "", "images": 10, "anomalous": 5, "fingerprint": "f",
-        "record": f"results/predictions/{variant}-{dataset}-one_class/{category}-seed{seed}/record.json",
-    } | other  # fmt: skip
+    cell = {"variant": variant, "dataset": dataset, "category": category, "seed": seed, "teacher": TEACHER}
+    return factories.row(**{**cell, "value": 0.9 + seed / 500, "images": 10, "anomalous": 5, **other})
 
 
 def loco(variant: str = "dskd", seeds: int = 2) -> list[dict[str, Any]]:
@@ -42,16 +41,16 @@ def loco(variant: str = "dskd", seeds: int = 2) -> list[dict[str, Any]]:
 
 
 def built(rows: list[dict[str, Any]], *specs: str) -> dict[str, tables.Table]:
-    scores = tables.with_subset_mean(pd.DataFrame(rows))
-    matches = ledger.matches(EVERY, tables.aggregate(scores, {}), scores, [], {})
-    data = papers.rows(EVERY, matches)
-    return {t.title: t for name in specs for t in tables.tables(name, SPECIFIED[name], data, [], papers.says)}
+    scores = aggregate.with_subset_mean(pd.DataFrame(rows))
+    matches = reproduction.matches(EVERY, aggregate.aggregate(scores, factories.NO_PLAN), scores, [], factories.NO_PLAN)
+    data = paper_tables.rows(EVERY, matches)
+    return {t.title: t for name in specs for t in tables.tables(name, SPECIFIED[name], data, [], paper_tables.notes)}
 
 
 def test_every_table_of_the_papers_of_our_methods_has_a_specification_that_finds_it() -> None:
-    data = papers.rows(EVERY, {})
-    shown = pd.concat(tables.chosen(data, spec)[0] for spec in SPECIFIED.values())
-    assert not [problem for spec in SPECIFIED.values() for problem in tables.chosen(data, spec)[1]]
+    data = paper_tables.rows(EVERY, {})
+    shown = pd.concat(vocabulary.select(data, spec)[0] for spec in SPECIFIED.values())
+    assert not [problem for spec in SPECIFIED.values() for problem in vocabulary.select(data, spec)[1]]
     wanted = EVERY[(EVERY.variant != "") & (EVERY.kind == "paper")]
     assert {*zip(wanted.paper, wanted.table, strict=True)} <= {*zip(shown.paper, shown.table, strict=True)}
     assert {"RD++", "UniAD"} <= {*shown.method}
@@ -109,7 +108,7 @@ def test_the_caption_says_how_the_published_numbers_came_about_and_where_they_we
     assert "As published: teacher wide_resnet50_2.tv_in1k; selection last; epochs 200; image size in px 256;" in said
     assert "AUPRO: per_image, FPR<0.3, mask>0.5, 256 px" in said and "Read in: pages paperswithcode.com" in said
     assert "Convention: image AUROC: folder label" in said or "Convention: folder label" in said
-    assert papers.RULE in said
+    assert paper_tables.RULE in said
     assert list(table.grid.index) == ["rd, published", "rd, measured", "RD++"]  # papers as the specification lists them
 
 
@@ -124,7 +123,7 @@ def test_the_csv_gives_deviation_and_seeds_of_measured_numbers_alone(tmp_path: P
     (tmp_path / "scores").mkdir()
     pd.DataFrame(loco()).to_csv(tmp_path / "scores" / "dskd-mvtec_loco-one_class.csv", index=False)
     (tmp_path / "specs").mkdir()
-    (tmp_path / "specs" / "t.yaml").write_bytes((SPECS / "dskd_table_5.yaml").read_bytes())
+    (tmp_path / "specs" / "t.yaml").write_bytes((FOLDER / "dskd_table_5.yaml").read_bytes())
     out = build(tmp_path, tmp_path / "build", tmp_path / "specs").parent
     (path,) = (out / "tables").glob("*.csv")
     with path.open() as file:

@@ -82,7 +82,7 @@ def test_metrics_and_plots_are_wired_to_dvc(project: Project) -> None:
 def test_a_report_that_misleads_is_written_then_fails_until_a_reason_is_given(project: Project) -> None:
     source = project.folder / "reports" / "analysis" / "checks.py"
     before = source.read_text()
-    source.write_text(before.replace("COLLAPSED = 0.55", "COLLAPSED = 1.01"))
+    source.write_text(before.replace("NEAR_CHANCE = 0.55", "NEAR_CHANCE = 1.01"))
     project.params({"allow": {}})
     failed = project.run("dvc", "repro", code=255)
     page = project.folder / "reports" / "build" / "index.html"

@@ -8,13 +8,17 @@ import re
 from pathlib import Path
 from typing import Any
 
+import factories
 import numpy as np
 import pandas as pd
 import pytest
 
-from reports import tables
-from reports.build import build, training
+from benchmarks import plan as plans
+from benchmarks.records import Record, sealed
+from reports import aggregate, specs
+from reports.build import build
 from reports.figures import draw
+from reports.load import training
 
 SHORT = {
     "title": "{metric} {dataset} {protocol} {subset}",
@@ -44,60 +48,29 @@ def tidy(
     metric: str = "aupro",
     **other: Any,
 ) -> dict[str, Any]:
-    split = category if protocol == "one_class" else "all"
-    return {
-        "variant": variant,
-        "method": variant,
-        "dataset": "toy",
-        "protocol": protocol,
-        "category": category,
-        "seed": seed,
-        "subset": "all",
-        "metric": metric,
-        "convention": "folder label",
-        "selection": "last",
-        "teacher": TEACHER,
-        "value": value_of(variant, category, seed, metric),
-        "reason": "",
-        "images": 8,
-        "anomalous": 4,
-        "fingerprint": f"f{seed}",
-        "record": f"results/predictions/{variant}-toy-{protocol}/{split}-seed{seed}/record.json",
-    } | other
+    value = value_of(variant, category, seed, metric)
+    cell = {"variant": variant, "protocol": protocol, "category": category, "seed": seed, "metric": metric}
+    return factories.row(**{**cell, "value": value, **other})
 
 
 def record(
     variant: str = "rd", protocol: str = "one_class", split: str = "bolt", seed: int = 0, **other: Any
 ) -> dict[str, Any]:
-    return {
-        "schema": 1,
-        "variant": variant,
-        "method": variant,
-        "dataset": "toy",
-        "protocol": protocol,
-        "split": split,
-        "seed": seed,
-        "selection": "last",
-        "hyper_parameters": {"epochs": 5, "learning_rate": 0.005},
-        "teacher": {"name": "tiny.procedural", "sha256": "ab" * 32, "pretraining": "procedural images"},
-        "paper": "Deng & Li, CVPR 2022",
-        "source": "none found",
-        "deviations": ["a <small> student"],
+    about = {
+        "variant": variant, "protocol": protocol, "split": split, "seed": seed, "selection": "last",
+        "hyper_parameters": {"epochs": 5, "learning_rate": 0.005}, "paper": "Deng & Li, CVPR 2022",
+        "source": "none found", "deviations": ["a <small> student"],
         "data": {"revision": "r", "train": 8, "validation": 0},
         "categories": {name: {"keys": []} for name in (CATEGORIES if split == "all" else (split,))},
-        "fingerprint": f"f{seed}",
-        "fingerprint_parts": {"sources": "s"},
         "history": [
             {"epoch": e, "seconds": 1.0, "terms": {"loss": 1 / (e + 1)}, "measured": measured(e)} for e in range(1, 6)
         ],
         "provenance": {
-            "git_commit": "c" * 40,
-            "git_dirty": False,
-            "device": "cpu",
-            "versions": {"torch": "2"},
+            "git_commit": "c" * 40, "git_dirty": False, "device": "cpu", "versions": {"torch": "2.1"},
             "test_images_per_second": 50.0,
         },
-    } | other
+    }  # fmt: skip
+    return factories.record_content(**{**about, **other})
 
 
 def measured(epoch: int) -> dict[str, float]:
@@ -106,7 +79,8 @@ def measured(epoch: int) -> dict[str, float]:
 
 def write_json(path: Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
+    is_record = path.name == "record.json" and isinstance(content, dict)
+    path.write_text(json.dumps(sealed(content) if is_record else content))
 
 
 def write_scores(results: Path, rows: list[dict[str, Any]]) -> None:
@@ -187,8 +161,8 @@ def problems(report: Path) -> str:
     return section.group(0) if section else ""
 
 
-def cells_of(rows: list[dict[str, Any]]) -> dict[tuple[str, str], tables.Cell]:
-    cells = tables.aggregate(tables.with_subset_mean(pd.DataFrame(rows)), {})
+def cells_of(rows: list[dict[str, Any]]) -> dict[tuple[str, str], aggregate.Cell]:
+    cells = aggregate.aggregate(aggregate.with_subset_mean(pd.DataFrame(rows)), factories.NO_PLAN)
     return {(row["subset"], row["category"]): row["cell"] for row in cells.to_dict("records")}
 
 
@@ -228,19 +202,15 @@ def test_logical_and_structural_anomalies_get_their_own_tables_and_one_for_their
 
 
 def test_a_seed_that_is_planned_but_not_scored_is_missed() -> None:
-    plan = {("rd", "toy", "one_class"): {"bolt-seed0": "f0", "bolt-seed1": "f1"}}
-    cells = tables.aggregate(pd.DataFrame([tidy()]), plan)
+    cells = factories.cells([tidy()], factories.plan([factories.record(), factories.record(seed=1)]))
     assert cells.cell[0].note == "1 of 2 seeds; seed 1: no finished run was scored"
 
 
 def test_a_planned_variant_without_scores_has_a_column_that_says_why() -> None:
-    plan: dict[tuple[str, str, str], dict[str, Any]] = {
-        ("rd", "toy", "one_class"): {"bolt-seed0": {}},
-        ("snl", "toy", "one_class"): {"unsupported": "it needs depth"},
-        ("fd", "toy", "one_class"): {"bolt-seed0": {}},
-        ("aand", "toy", "multi_class"): {"all-seed0": {}},
-    }
-    cells = tables.aggregate(pd.DataFrame([tidy()]), plan)
+    elsewhere = factories.record(variant="aand", protocol="multi_class", split="all")
+    runs = [factories.run(of) for of in (factories.record(), factories.record(variant="fd"), elsewhere)]
+    unsupported = plans.Unsupported(variant="snl", dataset="toy", protocol="one_class", reason="it needs depth")
+    cells = factories.cells([tidy()], plans.make("s", [*runs, unsupported]))
     notes = {row["variant"]: row["cell"].note for row in cells.to_dict("records") if row["category"] == "mean"}
     assert notes == {"rd": "", "snl": "it needs depth", "fd": "no finished run was scored"}
 
@@ -296,10 +266,10 @@ def test_teachers_that_differ_are_named(tmp_path: Path) -> None:
 
 def test_training_is_told_by_epoch_and_term_and_the_best_epoch_on_the_test_images_only_beside_the_last() -> None:
     stage = {"history": [{"epoch": 1, "terms": {"focal": 2.0}, "measured": {"pixel_ap": 0.1}}]}
-    rows = training([record("rd", "one_class", "cog", 0, amplification=stage)], "terms")
+    rows = training([Record.model_validate(record("rd", "one_class", "cog", 0, amplification=stage))], "terms")
     assert rows[rows.phase == ""].value.tolist() == [1 / (epoch + 1) for epoch in range(1, 6)]
     assert rows[rows.phase == "amplification"][["epoch", "name", "value"]].values.tolist() == [[1, "focal", 2.0]]
-    course = training([record("rd", "one_class", "cog", 0)], "measured")
+    course = training([Record.model_validate(record("rd", "one_class", "cog", 0))], "measured")
     assert course[["epoch", "value"]].values.tolist() == [[2, 0.7], [4, 0.9]]
     (axis,) = draw("trajectory", course.assign(value=[0.9, 0.7])).axes
     (label,) = [text.get_text() for text in axis.get_legend().get_texts()]
@@ -308,7 +278,7 @@ def test_training_is_told_by_epoch_and_term_and_the_best_epoch_on_the_test_image
 
 def test_every_figure_exists_as_png_and_pdf(report: Path) -> None:
     names = {path.name.split("-")[0] for path in (report / "figures").glob("*.png")}
-    of_cells = {"bars", "heat_map", "dumbbells", "critical_difference", "seeds", "costs"}
+    of_cells = {"bars", "heat_map", "protocol_gap", "critical_difference", "seeds", "costs"}
     assert names == of_cells | {"histograms", "roc", "pro", "spro", "qualitative", "losses", "trajectory"}
     assert all(path.with_suffix(".pdf").exists() for path in (report / "figures").glob("*.png"))
 
@@ -325,11 +295,11 @@ def test_the_page_shows_what_was_built_and_each_problem_once(report: Path) -> No
 
 def test_a_second_build_writes_the_same_bytes(report: Path, tmp_path: Path) -> None:
     results = report.parent / "results"
-    specs = tmp_path / "specs"
-    specs.mkdir()
+    folder = tmp_path / "specs"
+    folder.mkdir()
     for name in ("summary", "heat_map"):
-        (specs / f"{name}.yaml").write_bytes((Path(tables.__file__).parent / "specs" / f"{name}.yaml").read_bytes())
-    first, second = (build(results, tmp_path / name, specs).parent for name in "ab")
+        (folder / f"{name}.yaml").write_bytes((specs.FOLDER / f"{name}.yaml").read_bytes())
+    first, second = (build(results, tmp_path / name, folder).parent for name in "ab")
     files = [path.relative_to(first) for path in first.rglob("*") if path.is_file()]
     assert len(files) > 10
     assert all((first / name).read_bytes() == (second / name).read_bytes() for name in files)
@@ -344,7 +314,7 @@ def test_a_record_of_another_schema_is_left_out_and_named(tmp_path: Path) -> Non
     name = "rd-toy-one_class/bolt-seed0/record.json"
     write_json(tmp_path / "results" / "predictions" / name, record(schema=7))
     said = problems(only_tables(tmp_path, [tidy()]))
-    assert f"predictions/{name} was left out: its schema is 7" in said and "have no link" in said
+    assert f"predictions/{name} was left out: it is not a record of schema 2" in said and "have no link" in said
 
 
 def test_scores_of_another_fit_are_reported(tmp_path: Path) -> None:
@@ -357,8 +327,8 @@ def test_scores_of_another_fit_are_reported(tmp_path: Path) -> None:
     ("where", "said"),
     [
         ({"metric": ["image_aurok"]}, "unknown metric &#39;image_aurok&#39;"),
-        ({"variant": ["rdd"]}, "unknown variant &#39;rdd&#39;; the results have rd"),
-        ({"colour": ["red"]}, "`where` names &#39;colour&#39;"),
+        ({"variant": ["rdd"]}, "unknown variant &#39;rdd&#39;. Did you mean &#39;rd&#39;?"),
+        ({"colour": ["red"]}, "unknown `where` &#39;colour&#39;"),
     ],
 )
 def test_an_unknown_name_in_a_spec_is_reported(tmp_path: Path, where: dict[str, list[str]], said: str) -> None:
@@ -371,8 +341,8 @@ def test_an_unknown_name_in_a_spec_is_reported(tmp_path: Path, where: dict[str, 
     [
         ({"each": ["dataset", "metric", "subset"]}, "protocol must stand in"),
         ({"rows": "colour"}, "unknown `rows or columns` &#39;colour&#39;"),
-        ({"figure": "pie", "from": "cells"}, "it has no use for columns, rows"),
-        ({"note": "x"}, "it has no use for note"),
+        ({"figure": "bars", "from": "cells"}, "unknown entry &#39;columns&#39;"),
+        ({"note": "x"}, "unknown entry &#39;note&#39;"),
     ],
 )
 def test_a_spec_that_cannot_be_read_is_reported(tmp_path: Path, change: dict[str, Any], said: str) -> None:
@@ -383,7 +353,7 @@ def test_a_spec_that_cannot_be_read_is_reported(tmp_path: Path, change: dict[str
 def test_an_unknown_figure_is_reported(tmp_path: Path) -> None:
     spec = json.dumps({"title": "t", "each": ["dataset"], "figure": "Path", "from": "cells"})
     said = problems(only_tables(tmp_path, [tidy()], spec))
-    assert "there is no figure &#39;Path&#39; in reports/figures; there are bars" in said
+    assert "unknown `figure` &#39;Path&#39;. Known: bars" in said
 
 
 def test_a_broken_scores_file_does_not_stop_the_others(tmp_path: Path) -> None:
@@ -392,3 +362,14 @@ def test_a_broken_scores_file_does_not_stop_the_others(tmp_path: Path) -> None:
     out = only_tables(tmp_path, [tidy()])
     assert "scores/broken.csv was left out: column method" in problems(out)
     assert list((out / "tables").glob("*.csv"))
+
+
+def test_every_shipped_spec_is_valid_and_one_that_is_not_is_named_without_building(tmp_path: Path) -> None:
+    assert specs.check_all() == []
+    (tmp_path / "wrong.yaml").write_text(json.dumps(SHORT | {"from": "cell"}))
+    (tmp_path / "pie.yaml").write_text(
+        json.dumps({"title": "t", "each": ["dataset"], "figure": "roq", "from": "cells"})
+    )
+    assert [problem.partition(" was left out: ")[2] for problem in specs.check_all(tmp_path)] == [
+        "unknown `figure` 'roq'. Did you mean 'roc'?", "unknown `from` 'cell'. Did you mean 'cells'?",
+    ]  # fmt: skip

@@ -1,15 +1,19 @@
-"""The ledger: which published numbers it covers, what it calls comparable, and the rule of its verdicts."""
+"""Reproduction: which published numbers it covers, what it calls comparable, and the rule of its verdicts."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import factories
 import numpy as np
 import pandas as pd
 import pytest
 
-from reports import ledger, published, tables
+from benchmarks.records import Record
+from reports import published, specs
+from reports.aggregate import Cell
+from reports.analysis import reproduction
 from reports.build import build
 
 TEACHER = "wide_resnet50_2.tv_in1k (ImageNet-1k)"
@@ -22,32 +26,26 @@ NUMBER = dict.fromkeys(published.COLUMNS, "") | {
 
 def rows(values: list[float], **other: Any) -> list[dict[str, Any]]:
     """A tidy row for each seed of RD on screw, whose images are the official ones."""
-    place = {
-        name: NUMBER[name] for name in ("variant", "method", "dataset", "protocol", "category", "subset", "metric")
-    }
-    about = {
-        "convention": "folder label", "selection": "last", "teacher": TEACHER, "reason": "", "images": 160,
-        "anomalous": 119, "fingerprint": "f", "record": "results/predictions/rd-mvtec_ad-one_class/screw-seed0/r",
-    }  # fmt: skip
-    return [{**place, **about, "seed": seed, "value": value} | other for seed, value in enumerate(values)]
+    about = {"dataset": "mvtec_ad", "category": "screw", "teacher": TEACHER, "images": 160, "anomalous": 119}
+    return [factories.row(**{**about, "seed": seed, "value": value, **other}) for seed, value in enumerate(values)]
 
 
-def record(epochs: int = 200, train: int = 320) -> dict[str, Any]:
-    run = {"variant": "rd", "dataset": "mvtec_ad", "protocol": "one_class", "split": "screw", "seed": 0}
-    return run | {"hyper_parameters": {"epochs": epochs, "image_size": 256}, "data": {"train": train}}
+def record(epochs: int = 200, train: int = 320, **other: Any) -> Record:
+    about = {"hyper_parameters": {"epochs": epochs, "image_size": 256}, "data": {"train": train}}
+    return factories.record(**{"dataset": "mvtec_ad", "split": "screw", **about, **other})
 
 
-def entries(number: dict[str, str], measured: list[dict[str, Any]], *records: dict[str, Any]) -> pd.DataFrame:
+def entries(number: dict[str, str], measured: list[dict[str, Any]], *records: Record) -> pd.DataFrame:
     scores = pd.DataFrame(measured)
-    cells = tables.aggregate(scores, {})
-    return listed(pd.DataFrame([NUMBER | number]), cells, scores, records or [record()], {})
+    cells = factories.cells(measured)
+    return listed(pd.DataFrame([NUMBER | number]), cells, scores, records or [record()], factories.NO_PLAN)
 
 
 def listed(numbers: pd.DataFrame, *results: Any) -> pd.DataFrame:
-    return ledger.entries(numbers, ledger.matches(numbers, *results))
+    return reproduction.entries(numbers, reproduction.matches(numbers, *results))
 
 
-def verdict_of(number: dict[str, str], measured: list[dict[str, Any]], *records: dict[str, Any]) -> tables.Cell:
+def verdict_of(number: dict[str, str], measured: list[dict[str, Any]], *records: Record) -> Cell:
     found = entries(number, measured, *records)
     (cell,) = found.cell[found.quantity == "verdict"]
     return cell
@@ -56,11 +54,11 @@ def verdict_of(number: dict[str, str], measured: list[dict[str, Any]], *records:
 def test_a_published_number_within_the_prediction_interval_of_one_more_seed_is_reproduced() -> None:
     values = [0.968, 0.970, 0.973]
     half = 4.302653 * np.std(values, ddof=1) * np.sqrt(4 / 3) + 0.0005
-    cell = tables.Cell(float(np.mean(values)), float(np.std(values, ddof=1)), dict(enumerate(values)), "", ())
+    cell = Cell(float(np.mean(values)), float(np.std(values, ddof=1)), dict(enumerate(values)), "", ())
     inside, outside = np.mean(values) + half - 0.0006, np.mean(values) + half + 0.0006
-    assert ledger.verdict(f"{inside:.3f}", cell) == ("reproduced", pytest.approx(half, abs=1e-6))
-    assert ledger.verdict(f"{outside:.3f}", cell)[0] == "below"
-    assert ledger.verdict(f"{2 * np.mean(values) - outside:.3f}", cell)[0] == "above"
+    assert reproduction.verdict(f"{inside:.3f}", cell) == ("reproduced", pytest.approx(half, abs=1e-6))
+    assert reproduction.verdict(f"{outside:.3f}", cell)[0] == "below"
+    assert reproduction.verdict(f"{2 * np.mean(values) - outside:.3f}", cell)[0] == "above"
 
 
 def test_one_seed_gives_no_verdict_however_close() -> None:
@@ -93,9 +91,7 @@ def test_rounding_alone_never_makes_a_difference() -> None:
         ({"category": "mean"}, {}, record(), "data"),
     ],
 )  # fmt: skip
-def test_what_differs_is_named(
-    number: dict[str, str], measured: dict[str, Any], run: dict[str, Any], kind: str
-) -> None:
+def test_what_differs_is_named(number: dict[str, str], measured: dict[str, Any], run: Record, kind: str) -> None:
     cell = verdict_of(number, rows([0.97, 0.971], **measured), run)
     assert cell.word == f"not comparable ({kind})" and cell.note.startswith(f"{kind}: ")
 
@@ -120,7 +116,7 @@ def test_the_words_of_a_difference_name_what_the_source_states_and_no_more() -> 
 
 
 def test_one_model_of_all_categories_is_said_to_learn_from_all_their_images() -> None:
-    many = record(train=700) | {"protocol": "multi_class", "split": "all"}
+    many = record(train=700, protocol="multi_class", split="all")
     cell = verdict_of({"protocol": "multi_class"}, rows([0.97, 0.971], protocol="multi_class"), many)
     assert cell.note == "data: one model learnt from 700 training images (official 3629)"
 
@@ -136,8 +132,8 @@ def test_a_number_that_no_source_gives_is_not_listed_and_is_no_error() -> None:
 
 def test_a_published_number_keeps_its_digits() -> None:
     printed = {"0.600": "60.0", "0.97": "97", "1.0": "100", "0.990292": "99.0292"}
-    assert {value: ledger.printed(NUMBER | {"value": value}) for value in printed} == printed
-    assert ledger.printed(NUMBER | {"value": "0.039", "unit": "gain over another"}) == "+3.9"
+    assert {value: reproduction.printed(NUMBER | {"value": value}) for value in printed} == printed
+    assert reproduction.printed(NUMBER | {"value": "0.039", "unit": "gain over another"}) == "+3.9"
 
 
 def test_of_several_conventions_the_one_of_the_source_is_compared() -> None:
@@ -156,28 +152,27 @@ def test_a_gain_is_printed_and_compared_with_nothing() -> None:
 
 def test_only_what_the_suite_covers_is_listed_and_what_it_plans_is_not_run() -> None:
     numbers = pd.DataFrame([NUMBER, NUMBER | {"category": "pill"}, NUMBER | {"variant": "dskd"}])
-    cells = tables.aggregate(pd.DataFrame(rows([0.97, 0.97])), {})
+    cells = factories.cells(rows([0.97, 0.97]))
     scores = pd.DataFrame(rows([0.97, 0.97]))
-    assert {*listed(numbers, cells, scores, [record()], {}).category} == {"screw"}
-    plan = {("rd", "mvtec_ad", "one_class"): {"pill-seed0": {"categories": None}}}
+    assert {*listed(numbers, cells, scores, [record()], factories.NO_PLAN).category} == {"screw"}
+    plan = factories.plan([record(split="pill")])
     found = listed(numbers, cells, scores, [record()], plan)
     assert {*found.category} == {"screw", "pill"} and {*found.variant} == {"rd"}
     (pill,) = found.cell[(found.category == "pill") & (found.quantity == "verdict")]
     assert pill.word == "not run"
 
 
-def test_the_report_prints_the_ledger_its_rule_and_the_tally(tmp_path: Path) -> None:
+def test_the_report_prints_the_comparison_its_rule_and_the_tally(tmp_path: Path) -> None:
     (tmp_path / "scores").mkdir()
     pd.DataFrame(rows([0.989, 0.9892])).to_csv(tmp_path / "scores" / "rd-mvtec_ad-one_class.csv", index=False)
-    specs = Path(ledger.__file__).parent / "specs"
     (tmp_path / "specs").mkdir()
-    for name in ("ledger", "verdicts"):
-        (tmp_path / "specs" / f"{name}.yaml").write_text((specs / f"{name}.yaml").read_text())
+    for name in ("reproduction", "verdicts"):
+        (tmp_path / "specs" / f"{name}.yaml").write_text((specs.FOLDER / f"{name}.yaml").read_text())
     out = build(tmp_path, tmp_path / "build", tmp_path / "specs").parent
-    (written,) = (out / "tables").glob("ledger-*TUK*.md")
+    (written,) = (out / "tables").glob("reproduction-*TUK*.md")
     assert " 98.9 [a] |" in written.read_text() and "not comparable (budget, data)" in written.read_text()
-    assert ledger.RULE[0] in written.read_text()
-    (table,) = (out / "tables").glob("ledger-*TUK*.csv")
+    assert reproduction.RULE[0] in written.read_text()
+    (table,) = (out / "tables").glob("reproduction-*TUK*.csv")
     line = pd.read_csv(table).set_index("entry").loc["rd, screw, image AUROC"]
     assert line["published"] == "0.989" or float(line["published"]) == 0.989
     assert float(line["measured"]) == pytest.approx(0.9891) and int(line["seeds"]) == 2

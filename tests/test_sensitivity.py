@@ -1,15 +1,18 @@
-"""Selection and convention laid open: from known histories and known cells."""
+"""Sensitivity to selection and convention: from known histories and known cells."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import factories
 import pandas as pd
 import pytest
 
-from reports import laid_open, tables
-from reports.build import training
+from benchmarks.records import Record
+from reports.aggregate import Cell
+from reports.analysis import sensitivity
 from reports.figures import draw
+from reports.load import training
 
 # By epoch: the best sum of both AUROCs is at 2, the lowest held-out anomaly at 1.
 COURSE = [
@@ -20,16 +23,17 @@ COURSE = [
 
 
 def record(split: str, seed: int, shift: float) -> dict[str, Any]:
-    place = {"variant": "rd", "dataset": "toy", "protocol": "one_class", "split": split, "seed": seed}
     history = [
         {"epoch": epoch, "measured": {name: value + shift for name, value in measured.items()}}
         for epoch, measured in enumerate(COURSE, 1)
     ]
-    return place | {"history": history}
+    return factories.record_content(split=split, seed=seed, history=history)
 
 
-def quantities(records: list[dict[str, Any]], metric: str) -> dict[str, tables.Cell]:
-    rows = laid_open.selections(training(records, "measured").query("phase == ''"))
+def quantities(records: list[dict[str, Any]], metric: str) -> dict[str, Cell]:
+    rows = sensitivity.selections(
+        training([Record.model_validate(r) for r in records], "measured").query("phase == ''")
+    )
     rows = rows[rows.metric == metric]
     return dict(zip(rows.quantity, rows.cell, strict=True))
 
@@ -46,9 +50,7 @@ def test_every_metric_is_told_at_the_last_the_validated_and_the_best_epoch() -> 
 
 def test_only_epochs_that_were_evaluated_are_chosen_from() -> None:
     run = record("a", 0, 0)
-    run["history"].insert(
-        2, {"epoch": 2.5, "measured": {"validation": 0.0}}
-    )  # held-out images are looked at more often
+    run["history"].insert(2, {"epoch": 4, "measured": {"validation": 0.0}})  # held-out images are looked at more often
     assert quantities([run], "image_auroc")["validation"].mean == pytest.approx(0.7)
 
 
@@ -63,20 +65,16 @@ def test_a_variant_that_held_no_image_out_says_why_it_has_no_validation() -> Non
 
 def test_without_evaluations_there_is_nothing_to_tell() -> None:
     silent = record("a", 0, 0) | {"history": [{"epoch": 1, "terms": {"loss": 1.0}}]}
-    assert laid_open.selections(training([silent], "measured")).empty
+    assert sensitivity.selections(training([Record.model_validate(silent)], "measured")).empty
 
 
 def cells(values: dict[tuple[str, str], float]) -> pd.DataFrame:
-    about = {
-        "dataset": "toy", "protocol": "one_class", "subset": "all", "metric": "aupro", "category": "bolt", "seed": 0,
-        "selection": "last", "teacher": "t", "reason": "", "record": "",
-    }  # fmt: skip
-    rows = [about | {"variant": v, "convention": c, "value": value} for (v, c), value in values.items()]
-    return tables.aggregate(pd.DataFrame(rows), {})
+    rows = [factories.row(variant=v, convention=c, value=value, metric="aupro") for (v, c), value in values.items()]
+    return factories.cells(rows)
 
 
 def test_the_ranking_is_told_under_each_convention() -> None:
-    found = laid_open.conventions(
+    found = sensitivity.conventions(
         cells({("rd", "pooled"): 0.9, ("fd", "pooled"): 0.8, ("rd", "rescaled"): 0.91, ("fd", "rescaled"): 0.95})
     )
     said = {(row["variant"], row["convention"]): row["cell"].text for row in found.to_dict("records")}
@@ -87,4 +85,4 @@ def test_the_ranking_is_told_under_each_convention() -> None:
 
 
 def test_a_metric_with_one_convention_is_not_listed() -> None:
-    assert laid_open.conventions(cells({("rd", "pooled"): 0.9, ("fd", "pooled"): 0.8})).empty
+    assert sensitivity.conventions(cells({("rd", "pooled"): 0.9, ("fd", "pooled"): 0.8})).empty

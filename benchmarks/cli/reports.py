@@ -41,7 +41,7 @@ def report(
     try:
         checks.check_allow(reasons)
     except ValueError as error:
-        raise InputError(f"`allow` in params.yaml, or --allow: {str(error).rstrip('.')}.") from None
+        raise InputError(f"`allow` in params.yaml, or --allow: {error}") from None
     try:
         problems = integrity.problems(plans.read(results.RESULTS))
     except InputError:

@@ -147,7 +147,7 @@ def _check_reports(values: parameters.Params) -> None:
     try:
         checks.check_allow(values.allow)
     except ValueError as error:
-        raise InputError(f"params.yaml: `allow`: {str(error).rstrip('.')}.") from None
+        raise InputError(f"params.yaml: `allow`: {error}") from None
 
 
 def _fetch_missing(values: parameters.Params) -> None:

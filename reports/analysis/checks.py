@@ -1,4 +1,4 @@
-"""Finds what would make a table misleading: each finding says what is wrong, where, and what to do about it."""
+"""Finds what would make a table misleading: each finding states what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def check_allow(allow: Mapping[str, str], plan: Plan | None = None) -> None:
         if kind not in KINDS:
             raise ValueError(f"`{name}` has an unknown kind of finding. {did_you_mean(kind, KINDS)}")
         if not reason.strip():
-            raise ValueError(f"`{name}` is allowed without a reason; write one: {name}=REASON")
+            raise ValueError(f"`{name}` is allowed without a reason; write one: {name}=REASON.")
         if group and plan and group not in (known := places(plan)):
             raise ValueError(f"`{name}` has a group that is not planned. {did_you_mean(group, known)}")
 

@@ -1,4 +1,4 @@
-"""What keeps a measured number from being compared with a published one: six kinds of difference, each with a description."""
+"""What keeps a measured number from being compared with a published one: six kinds of difference."""
 
 from __future__ import annotations
 
@@ -87,7 +87,9 @@ def _budgets(records: Sequence[Record]) -> dict[tuple[str, ...], dict[str, str]]
 
 def _data(scores: pd.DataFrame, records: Sequence[Record]) -> dict[tuple[str, ...], str]:
     """Empty text where all images are official; no entry for data sets of which no official counts are known."""
-    trained = {(*record.group_key, record.split): record.data.train for record in records}
+    trained: dict[tuple[str, ...], int | None] = {
+        (*record.group_key, record.split): record.data.train for record in records
+    }
     tested = scores[scores.subset == "all"].drop_duplicates([*GROUP, "category"])
     differing: dict[tuple[str, ...], str] = {}
     for keys, rows in tested.groupby(GROUP):

@@ -12,7 +12,7 @@ PACKAGES = {"torch": "torch", "timm": "timm", "numpy": "NumPy"}  # as records an
 
 
 class Environment(NamedTuple):
-    """What differs between runs, by its name ("torch", "device"): the values of each variant."""
+    """What differs between runs, by name ("torch", "device"), with the values of each variant."""
 
     severe: Mapping[str, str]  # major versions or kinds of device: a finding
     minor: Mapping[str, str]  # minor versions: a notice in captions
@@ -38,7 +38,7 @@ def compare(records: Sequence[Record]) -> Environment:
 def notice(records: Sequence[Record]) -> list[str]:
     """The sentence of a caption on what differs between its runs; none if nothing does."""
     severe, minor = compare(records)
-    parts = [f"{name} ({values})" for name, values in (severe | minor).items()]
+    parts = [f"{name} ({values})" for name, values in {**severe, **minor}.items()]
     return [f"Runs were made in different environments: {', '.join(parts)}."] if parts else []
 
 

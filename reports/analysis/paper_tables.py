@@ -15,8 +15,8 @@ from reports.analysis.reproduction import Match, printed, verdict_on
 from reports.vocabulary import IDENTITY, shared
 
 RULE = (
-    "A footnote at a measured number is the verdict on the published one, by the rule under the tables of reproduction. "
-    "Methods without a measured row are not implemented here; their numbers are their sources'."
+    "A footnote at a measured number is the verdict on the published one, by the rule under the tables of "
+    "reproduction. Methods without a measured row are not implemented here; their numbers are their sources'."
 )
 SETTING = {"backbone": "teacher", "selection": "selection", "epochs": "epochs", "image_size": "image size in px"}
 # Papers print what was measured under several conventions in one column, so `convention` is no column here.
@@ -28,7 +28,7 @@ PUBLISHED = ["number", "covered"]  # the row of `reports/published`; whether the
 def rows(published: pd.DataFrame, matches: Mapping[Any, Match]) -> pd.DataFrame:
     """Every published number as a row, and for each of our variants one more with the measured number.
 
-    `method` is "AE", or, of our variants, "dskd, published" and "dskd, measured". `covered` says whether a table has
+    `method` is "AE", or, of our variants, "dskd, published" and "dskd, measured". `covered` is whether a table has
     something to show: a number that the suite covers, or one of such a paper on a data set that nobody can run here.
 
     Args:

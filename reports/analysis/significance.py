@@ -178,10 +178,10 @@ def _p(value: float) -> Cell:
 
 
 def ranks(cells: pd.DataFrame) -> pd.DataFrame:
-    """Mean rank of each variant over categories, with its interval; `tied` names those that do not differ significantly.
+    """Mean rank of each variant over categories, with its interval; `tied` names those not significantly different.
 
-    Significant is a difference whose p after Wilcoxon and Holm is below `LEVEL`. A block with fewer than two variants, or
-    fewer than two categories that all variants have, has no ranks.
+    Significant is a difference whose p after Wilcoxon and Holm is below `LEVEL`. A block with fewer than two variants,
+    or fewer than two categories that all variants have, has no ranks.
     """
     rows: list[dict[str, Any]] = []
     for keys, block in cells.groupby(BLOCK, sort=False):

@@ -41,7 +41,7 @@ def grid(
 ) -> Figure:
     """A row for each example, with its name at the left: image, truth, and a column of maps for each variant.
 
-    A column has one scale, from its lowest to its highest value, so that the maps of normal images show how low they are.
+    A column has one scale, from its lowest to its highest value: the maps of normal images should be dark.
 
     Args:
         rows: name and example.

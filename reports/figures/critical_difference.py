@@ -1,4 +1,4 @@
-"""Mean rank over categories with its interval, a panel for each metric; bars join variants that do not differ significantly."""
+"""Mean rank over categories with its interval, a panel for each metric; bars join variants that do not differ."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def draw(data: pd.DataFrame) -> Figure:
         axis.grid(axis="x")
     note(
         figure, f"Over {categories} categories; whiskers: 95% bootstrap intervals over them. A thick bar joins",
-        "variants that do not differ significantly by Wilcoxon's signed-rank test with Holm's correction (p < 0.05).", *conventions,
-        xlabel="mean rank over categories, 1 is best",
+        "variants that do not differ significantly by Wilcoxon's signed-rank test with Holm's correction (p < 0.05).",
+        *conventions, xlabel="mean rank over categories, 1 is best",
     )  # fmt: skip
     return figure

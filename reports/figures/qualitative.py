@@ -64,13 +64,13 @@ def choose(below: pd.DataFrame, anomalous: pd.Series, random: list[str], extreme
     mean = below.mean(axis=1).sort_values(kind="stable")
     ranked = [key for key in mean.index if key in extreme]
     unchosen = [key for key in random if key in mean.index]
-    found = {
+    candidates = {
         "most missed": [key for key in ranked if anomalous[key]],
         "most false": [key for key in reversed(ranked) if not anomalous[key]],
         "random, anomalous": [key for key in unchosen if anomalous[key]],
         "random, normal": [key for key in unchosen if not anomalous[key]],
     }
     rows: dict[str, str] = {}
-    for why, keys in found.items():
+    for why, keys in candidates.items():
         rows |= dict.fromkeys([key for key in keys if key not in rows][: SHOWN[why]], why)
     return rows

@@ -1,6 +1,6 @@
 """The details behind the cells of the tables, small enough that a full suite fits on one page.
 
-A *pack* is JSON, deflated, in base64; the page unpacks it when a cell is opened. A group (variant x data set x
+A *payload* is JSON, deflated, in base64; the page decodes it when a cell is opened. A group (variant x data set x
 protocol) has one with its runs, scores, curves and anomaly maps; a data set has one with its example images, which
 all variants and seeds share.
 """
@@ -33,14 +33,14 @@ MEASURE = ["metric", "convention", "subset", "selection"]  # identifies a value 
 SKIPPED = {"schema", "categories", "interference", "private", "history"}  # shown elsewhere, or lists of keys
 
 
-def packs(
+def payloads(
     records: Sequence[Record],
     scores: pd.DataFrame,
     details: pd.DataFrame,
     logs: Mapping[str, str],
     problems: list[str],
 ) -> dict[str, str]:
-    """Every pack by its name: `VARIANT-DATASET-PROTOCOL` of a group, `examples-DATASET` of a data set.
+    """Every payload by its name: `VARIANT-DATASET-PROTOCOL` of a group, `examples-DATASET` of a data set.
 
     Args:
         records: the finished runs.
@@ -75,7 +75,7 @@ def packs(
                 cell["maps"][row["seed"]] = _maps(row["arrays"], row["details"]["images"], of_dataset)
             except Exception as error:  # a damaged file can raise anything, and costs its maps alone
                 problems.append(f"{row['arrays']}: its maps are not shown: {error}. Run the score stage again.")
-    return {name: _packed(content) for name, content in (groups | examples).items()}
+    return {name: _encoded(content) for name, content in (groups | examples).items()}
 
 
 def _group(groups: dict[str, dict[str, Any]], variant: str, dataset: str, protocol: str) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def _cell(group: dict[str, Any], category: str) -> dict[str, Any]:
 
 
 def _run(record: Record, log: str) -> dict[str, Any]:
-    facts = record.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    facts = record.model_dump(by_alias=True, exclude_unset=True)
     return {
         "seed": record.seed,
         "split": record.split,
@@ -114,7 +114,7 @@ def _without_history(value: Any) -> Any:
 
 def _losses(record: Record) -> dict[str, list[list[float]]]:
     """Epochs and values of each loss term, of every phase of the training."""
-    losses = {}
+    losses: dict[str, list[list[float]]] = {}
     for phase, history in record.histories.items():
         kept = [history[i] for i in _spread(len(history), EPOCHS)]
         for term in dict.fromkeys(name for epoch in kept for name in epoch.terms):
@@ -179,7 +179,7 @@ def _sheet(rows: Sequence[Sequence[NDArray[np.uint8]]], side: int, quality: int)
     return base64.b64encode(stream.getvalue()).decode()
 
 
-def _packed(content: Mapping[str, Any]) -> str:
+def _encoded(content: Mapping[str, Any]) -> str:
     # NaN and infinity, which JSON does not have, become text.
     text = json.dumps(json.loads(json.dumps(content), parse_constant=str), separators=(",", ":"))
     return base64.b64encode(zlib.compress(text.encode(), 9)).decode()

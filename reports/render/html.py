@@ -53,7 +53,7 @@ class Inlined(NamedTuple):
 def render(
     items: Sequence[Table | Figure],
     records: Sequence[Record],
-    packs: Mapping[str, str],
+    payloads: Mapping[str, str],
     problems: Sequence[str],
 ) -> str:
     """The page. The same input gives the same text: it has no date.
@@ -61,7 +61,7 @@ def render(
     Args:
         items: tables and figures, in the order in which they are to appear.
         records: the finished runs.
-        packs: the details behind the cells, from `drilldown.packs`.
+        payloads: the details behind the cells, from `drilldown.payloads`.
         problems: sentences that are shown at the top.
     """
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
@@ -78,7 +78,7 @@ def render(
         count=count,
         median=median,
         slug=slug,
-        target=lambda cell: target(cell, packs),
+        target=lambda cell: target(cell, payloads),
     )
     return environment.get_template("page.html.j2").render(
         # The browser runs and applies nothing but these two, whatever a name in the results contains.
@@ -86,7 +86,7 @@ def render(
         "base-uri 'none'; form-action 'none'",
         style=style,
         script=script,
-        packs=packs,
+        payloads=payloads,
         sections=_by(items, "dataset", lambda part: _by(part, "protocol", lambda of: _by(of, "kind", list))),
         methods={record.variant: record for record in records},
         groups=_groups(records),
@@ -150,13 +150,13 @@ def heading(kind: str) -> str:
     return " ".join([first if first in ACRONYMS.values() else first.capitalize(), *others])
 
 
-def target(cell: Cell, packs: Mapping[str, str]) -> str:
+def target(cell: Cell, payloads: Mapping[str, str]) -> str:
     """What the page shows of a cell's records, as the fragment of a link: group and category, group and category, ...
 
     Empty where the page has none of its records.
     """
     groups = dict.fromkeys(PurePosixPath(record).parent.parent.name for record in cell.records)
-    return "/".join(f"{quote(group)}/{quote(cell.category, safe='')}" for group in groups if group in packs)
+    return "/".join(f"{quote(group)}/{quote(cell.category, safe='')}" for group in groups if group in payloads)
 
 
 def inline(figures: Sequence[Figure]) -> dict[Path, Inlined]:

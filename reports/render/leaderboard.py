@@ -1,11 +1,12 @@
-"""The leaderboard: accepted submissions, ranked for each data set and protocol, as Markdown and as one offline HTML file.
+"""The leaderboard: accepted submissions, ranked by data set and protocol, as Markdown and as one offline HTML file.
 
-A submission is better than another if its mean over categories is higher and Wilcoxon's signed-rank test over the
+A submission is better than another if its mean over categories is better and Wilcoxon's signed-rank test over the
 categories, each the mean over its seeds, gives p < `LEVEL` after Holm's correction for all pairs of the table. Its
-rank is one more than the number of submissions that are better, so equal ranks do not differ significantly. Submissions are
-compared only on the same categories under the same convention, and never where the data are known to differ.
+rank is one more than the number of submissions that are better: equal ranks do not differ significantly. Submissions
+are compared only on the same categories under the same convention, and never where the data are known to differ.
 
-Records are those of `benchmarks.submissions.schema.Record`, as JSON. Their texts come from strangers and are never treated as markup.
+Records are those of `benchmarks.submissions.schema.Record`, as JSON. Their texts come from
+strangers and are never treated as markup.
 """
 
 from __future__ import annotations

@@ -51,16 +51,16 @@ document.addEventListener("click", event => {
   if (button) sort(button.closest("th"));
 });
 
-// Packs
+// Payloads
 
 const unpacked = new Map();
 
-/** The content of a pack, or null if the page has none of that name. */
+/** The content of a payload, or null if the page has none of that name. */
 async function unpack(name) {
-  const pack = document.getElementById(`pack-${name}`);
-  if (!pack) return null;
+  const payload = document.getElementById(`payload-${name}`);
+  if (!payload) return null;
   if (!unpacked.has(name)) {
-    const bytes = Uint8Array.from(atob(pack.textContent), letter => letter.charCodeAt(0));
+    const bytes = Uint8Array.from(atob(payload.textContent), letter => letter.charCodeAt(0));
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
     unpacked.set(name, JSON.parse(await new Response(stream).text()));
   }
@@ -190,9 +190,9 @@ function charts(drawn) {
 
 async function maps(group, cell) {
   const seeds = Object.entries(cell.maps);
-  const pack = await unpack(`examples-${group.dataset}`);
+  const payload = await unpack(`examples-${group.dataset}`);
   return seeds.flatMap(([seed, found], i) => {
-    const examples = pack[found.examples];
+    const examples = payload[found.examples];
     const first = i === 0 || seeds[i - 1][1].examples !== found.examples;
     return [
       first ? make("img", { src: `data:image/webp;base64,${examples.sheet}`, alt: `Test images, and below them the ground truth: ${examples.labels.join(", ")}` }) : null,

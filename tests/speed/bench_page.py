@@ -28,8 +28,10 @@ from scipy.ndimage import gaussian_filter
 import methods
 from benchmarks.metrics import detection
 from benchmarks.metrics.conventions import CONVENTIONS
-from benchmarks.schema import SCORE_COLUMNS
-from reports import build
+from benchmarks.official_counts import official_counts
+from benchmarks.records import sealed
+from benchmarks.schema import SCHEMA, SCORE_COLUMNS, group_name
+from reports.build import build
 
 METHODS = ("rd", "fd", "snl", "snl_fd", "aand", "dskd")
 DATASETS = ("mvtec_ad", "visa", "mvtec_loco")
@@ -45,12 +47,11 @@ def main(folder: Annotated[Path | None, typer.Option(help="Keep results and repo
     """Print the page's size and load time against their limits."""
     target = folder or Path(tempfile.mkdtemp(prefix="bench_page-"))
     try:
-        counts = pd.read_csv(build.SPECS.parent / "image_counts.csv")
-        categories = {name: list(counts.category[counts.dataset == name]) for name in DATASETS}
+        categories = {name: list(official_counts(name)) for name in DATASETS}
         write(target / "results", categories, METHODS, range(3))
-        begun = time.perf_counter()
-        page = build.build(target / "results", target / "report")
-        built, size = time.perf_counter() - begun, page.stat().st_size
+        started = time.perf_counter()
+        page = build(target / "results", target / "report")
+        built, size = time.perf_counter() - started, page.stat().st_size
         with sync_playwright() as playwright:
             browser = chromium(playwright)
             loads = [load(browser, page) for _ in range(LOADS)]
@@ -71,7 +72,7 @@ def chromium(playwright: Playwright) -> Browser:
     """The Chromium or Chrome that is installed, or else Playwright's own.
 
     Raises:
-        playwright.sync_api.Error: there is none.
+        playwright.sync_api.Error: none is installed.
     """
     names = ("chromium", "chromium-browser", "google-chrome")
     return playwright.chromium.launch(executable_path=next(filter(None, map(shutil.which, names)), None))
@@ -80,10 +81,10 @@ def chromium(playwright: Playwright) -> Browser:
 def load(browser: Browser, page: Path) -> float:
     """Seconds until a page has been read, laid out and painted, in a browser that has not seen it."""
     tab = browser.new_page()
-    begun = time.perf_counter()
+    started = time.perf_counter()
     tab.goto(page.as_uri())
     tab.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - started
     tab.close()
     return seconds
 
@@ -106,7 +107,7 @@ def write(
                             "seed": seed,
                         }
                         rows += _write_run(results, run, [split] if split != "all" else names)
-                path = results / "scores" / f"{variant}-{dataset}-{protocol}.csv"
+                path = results / "scores" / f"{group_name(variant, dataset, protocol)}.csv"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 pd.DataFrame(rows, columns=SCORE_COLUMNS).to_csv(path, index=False)
 
@@ -117,7 +118,7 @@ def _write_run(results: Path, run: Mapping[str, Any], categories: Sequence[str])
     folder = results / "predictions" / group / "{split}-seed{seed}".format_map(run)
     rng = np.random.default_rng([run["seed"], *f"{group}{run['split']}".encode()])
     fingerprint = f"{rng.integers(1 << 62):016x}"
-    _write_json(folder / "record.json", _record(run, fingerprint, categories, rng))
+    _write_json(folder / "record.json", sealed(_record(run, fingerprint, categories, rng)))
     lines = [f"submitit INFO (2026-01-01 10:00:{i:02},000) - a line of the log, number {i}" for i in range(20)]
     (folder / "log.txt").write_text("\n".join(lines))
     rows = []
@@ -140,15 +141,15 @@ def _write_run(results: Path, run: Mapping[str, Any], categories: Sequence[str])
 @cache
 def _metrics(dataset: str) -> list[tuple[str, str]]:
     """Every metric and convention of the suite `full`."""
-    found = [(f"image_{kind}", "folder label") for kind in ("auroc", "ap", "f1_max")]
+    metrics = [(f"image_{kind}", "folder label") for kind in ("auroc", "ap", "f1_max")]
     for convention in CONVENTIONS.values():
         described = convention.describe()
         if convention.pro != "saturated":
             at_size = convention.describe_pixels()
-            found += [*((f"pixel_{kind}", at_size) for kind in ("auroc", "ap", "f1_max")), ("aupro", described)]
+            metrics += [*((f"pixel_{kind}", at_size) for kind in ("auroc", "ap", "f1_max")), ("aupro", described)]
         elif dataset == "mvtec_loco":
-            found.append(("spro", described))
-    return list(dict.fromkeys(found))
+            metrics.append(("spro", described))
+    return list(dict.fromkeys(metrics))
 
 
 def _record(
@@ -157,7 +158,7 @@ def _record(
     method = methods.create(run["variant"])
     terms = {f"level{i}": rng.normal(1, 0.05, EPOCHS) / np.arange(1, EPOCHS + 1) for i in (1, 2, 3)}
     return {
-        "schema": build.SCHEMA, **run, "method": run["variant"], "fingerprint": fingerprint,
+        "schema": SCHEMA, **run, "method": run["variant"], "fingerprint": fingerprint,
         "fingerprint_parts": {part: f"{rng.integers(1 << 62):016x}" for part in ("method code", "data code", "data")},
         "categories": {category: {"keys": [_key(category, i) for i in range(IMAGES)]} for category in categories},
         "hyper_parameters": asdict(method), "teacher": TEACHER, "paper": method.paper, "source": method.source,
@@ -183,11 +184,11 @@ def _write_details(stem: Path, cell: Mapping[str, Any], rng: np.random.Generator
     images = [
         {
             "key": _key(cell["category"], i),
-            "defect": "broken" if odd else "good",
-            "anomalous": bool(odd),
+            "defect": "broken" if is_anomalous else "good",
+            "anomalous": bool(is_anomalous),
             "score": score,
         }
-        for i, (odd, score) in enumerate(zip(anomalous, scores.tolist(), strict=True))
+        for i, (is_anomalous, score) in enumerate(zip(anomalous, scores.tolist(), strict=True))
     ]
     false, true = detection.roc_curve(anomalous, scores)
     rate = np.linspace(0, 1, 200)
