@@ -174,7 +174,7 @@ def test_plan_explains_one_run(proctor: Callable[..., Ended], project: Path, toy
     ("entries", "message"),
     [
         ({"conventions": ["defualt"]}, "error: params.yaml: there is no convention 'defualt'. Did you mean 'default'?"),
-        ({"allow": {"colapsed": "x"}}, "error: params.yaml: `allow`: `colapsed` names no kind of finding"),
+        ({"allow": {"colapsed": "x"}}, "error: params.yaml: `allow`: `colapsed` has an unknown kind of finding"),
         (
             {"hyper_parameters": {"teacher": "procedural"}},
             "error: params.yaml: no method of the suite has the hyper-param",

@@ -184,7 +184,7 @@ def test_a_cache_that_cannot_be_written_gives_the_same_features_and_one_warning(
     gib: float, unwritable: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def features(cache: Path) -> torch.Tensor:
-        pictures = feature_cache.images(samples(), 32, cache)
+        pictures = feature_cache.load_images(samples(), 32, cache)
         context = Context(cache=cache, cache_gib=gib)
         return feature_cache.Features(Network(), samples(), pictures, context)([2, 0, 3])[0]
 

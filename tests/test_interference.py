@@ -20,6 +20,7 @@ from benchmarks.datasets.base import Dataset
 from benchmarks.execution import worker
 from benchmarks.interference import Probe
 from benchmarks.plan import Plan, Run
+from benchmarks.schema import PROBE_COLUMNS
 from benchmarks.scoring import score
 from benchmarks.status import State
 from methods.base import InputError
@@ -164,12 +165,12 @@ def test_the_other_image_is_brought_to_the_size_of_the_first(tmp_path: Path) -> 
 
 @given(st.integers(1, 300), st.floats(0.001, 0.5), st.floats(0, 1, exclude_max=True), st.booleans())
 def test_a_patch_never_leaves_its_image_or_the_centre_it_is_cut_from(
-    side: int, share: float, at: float, centred: bool
+    side: int, share: float, position: float, centred: bool
 ) -> None:
     margin = side // 4 if centred else 0
-    span = interference._span(side, share, at, margin)
-    assert margin <= span.start < span.stop <= side - margin
-    assert span.stop - span.start == max(1, int(share * side))
+    interval = interference._interval(side, share, position, margin)
+    assert margin <= interval.start < interval.stop <= side - margin
+    assert interval.stop - interval.start == max(1, int(share * side))
 
 
 def test_probes_are_made_of_normal_test_images_of_two_categories(toy_root: Path) -> None:
@@ -303,7 +304,7 @@ def test_a_row_says_which_probe_it_is_about_and_how_many_images(plain_root: Path
     execute(planned)
     rows = scored(planned)
     dark = rows[rows.category == "dark"].set_index(["probe", "ratio", "metric"])
-    assert list(rows.columns) == score.PROBE_COLUMNS
+    assert tuple(rows.columns) == PROBE_COLUMNS
     assert set(dark.index) == {
         *(("mixup", ratio, "image_auroc") for ratio in (0.3, 0.7)),
         *(("cut_paste", 0.25, m) for m in ("image_auroc", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro")),

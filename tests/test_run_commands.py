@@ -70,7 +70,7 @@ def test_a_run_that_is_finished_but_not_collected_is_scored_while_others_run(sui
     Path("rows.csv").write_text(scored.stdout)
     assert set(pd.read_csv("rows.csv")["category"]) == {"cog", "tray", "fabric"}
     assert all(results.result_dir(run).is_dir() for run in first)
-    with pytest.raises(InputError, match=r"3 runs are not finished, such as bright.*seed1 \(running\)"):
+    with pytest.raises(InputError, match=r"3 runs cannot be scored, such as bright.*seed1 is running"):
         raise proctor("score", "bright", "toy", "one_class", "--seed", "1").exception or AssertionError
 
 
