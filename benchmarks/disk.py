@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,7 +36,7 @@ def explained(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in CURES:
             raise
-        path = Path(error.filename or folder).absolute()
+        path = Path(os.fsdecode(error.filename or folder)).absolute()
         existing = next(parent for parent in (path, *path.parents) if parent.exists())
         raise InputError(
             f"{path}: {error.strerror} ({shutil.disk_usage(existing).free >> 20} MiB are free there). "

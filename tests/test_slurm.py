@@ -1,7 +1,7 @@
 """Faults on a real SLURM: `tests/slurm/cluster.sh up; eval "$(tests/slurm/cluster.sh env)"; pytest -m slurm`.
 
-Every test brings about one fault and asks for the same: the right runs finish, with the bits of an undisturbed run, and
-none is executed twice. `worker` is a method that takes its time, draws random numbers and keeps a checkpoint.
+Every test causes one fault and expects the same: the right runs finish, with the bits of an undisturbed run, and none is
+executed twice. `worker` is a method that takes its time, draws random numbers and saves a checkpoint after each step.
 """
 
 import json
@@ -28,7 +28,7 @@ from benchmarks.plan import Run
 CLUSTER = os.environ.get("PROCTOR_SLURM_SANDBOX")
 pytestmark = [
     pytest.mark.slurm,
-    pytest.mark.skipif(not CLUSTER, reason="no throw-away SLURM: tests/slurm/cluster.sh starts one"),
+    pytest.mark.skipif(not CLUSTER, reason="needs the SLURM that tests/slurm/cluster.sh starts"),
 ]
 
 WORKER = '''

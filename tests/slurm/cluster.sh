@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# A throw-away SLURM on one Debian or Ubuntu machine, for `pytest -m slurm`: two nodes of four CPUs and two pretended
-# GPUs each, which exist by name only. It wants root, for slurmd starts jobs as their users, and leaves /etc alone: all
-# of it lies in one folder and listens on 127.0.0.1.
+# A temporary SLURM on one Debian or Ubuntu machine, for `pytest -m slurm`: two nodes of four CPUs and two fake GPUs each.
+# It needs root, because slurmd starts jobs as their users. All files lie in one folder (none in /etc), and all daemons
+# listen on 127.0.0.1 only.
 #
 #   tests/slurm/cluster.sh up            installs SLURM if it is missing (apt), then starts what is not running
 #   eval "$(tests/slurm/cluster.sh env)" makes squeue, pytest and proctor of this shell use it
@@ -31,7 +31,7 @@ until_true() { # until_true SECONDS COMMAND...
 
 install() {
     command -v slurmctld slurmd munged sbatch >/dev/null && return
-    # A policy that forbids it keeps the packages from starting daemons of their own.
+    # This policy keeps the packages from starting their own daemons.
     local policy=/usr/sbin/policy-rc.d
     [ -e $policy ] || { printf '#!/bin/sh\nexit 101\n' >$policy && chmod +x $policy && trap "rm -f $policy" EXIT; }
     local get=(apt-get install -y -q --no-install-recommends slurmctld slurmd slurm-client munge)
@@ -74,17 +74,17 @@ SelectTypeParameters=CR_Core_Memory
 SlurmdParameters=config_overrides
 DefMemPerCPU=512
 GresTypes=gpu
-# Without cgroups, memory is looked at now and then, and a job that took too much is ended.
+# Without cgroups: memory is sampled, and a job above its limit is killed.
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=1
 JobAcctGatherParams=OverMemoryKill
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-# A job that asked for a signal before the end of its time gets it when it is pre-empted, too.
+# A job that asked for a signal before its time limit gets it before pre-emption, too.
 SlurmctldParameters=preempt_send_user_signal
 JobRequeue=1
 MaxArraySize=101
-# Sooner than a cluster of thousands would want it.
+# Shorter intervals than on a large cluster.
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0,bf_interval=1,defer_batch
 KillWait=3
 ReturnToService=2
@@ -108,7 +108,7 @@ up() {
     runs munged || munged --force --key-file="$HOME_DIR/munge.key" --socket="$HOME_DIR/munge.socket" \
         --pid-file="$HOME_DIR/munged.pid" --log-file="$HOME_DIR/munged.log" --seed-file="$HOME_DIR/munge.seed"
     until_true 10 munge -n --socket="$HOME_DIR/munge.socket"
-    # In a session of its own, so that Ctrl-C in this terminal does not reach it.
+    # In its own session, so that Ctrl-C in this terminal does not reach it.
     runs slurmctld || setsid slurmctld </dev/null
     until_true 30 scontrol ping
     local node

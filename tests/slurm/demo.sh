@@ -9,7 +9,7 @@ ROOT=$(cd "$(dirname "$0")/../.." && pwd)
 WORK=$(mktemp -d /tmp/proctor-demo-XXXX)
 EPOCHS=${1:-6}
 
-say() { printf '\n[%(%H:%M:%S)T] %s\n' -1 "$*"; }
+log() { printf '\n[%(%H:%M:%S)T] %s\n' -1 "$*"; }
 
 project() { # project NAME EXECUTOR: a copy of the project
     mkdir "$WORK/$1"
@@ -20,7 +20,7 @@ project() { # project NAME EXECUTOR: a copy of the project
     sed -i -e "s/epochs: .*/epochs: $EPOCHS/" -e 's/^seeds: .*/seeds: [0]/' \
         -e 's/^allow: .*/allow: {collapsed: so few epochs}/' params.yaml
     echo "executor: $2" >>params.yaml
-    # The runs are short, so a checkpoint a minute would be none.
+    # The runs are too short for a checkpoint a minute.
     sed -i 's/^CHECKPOINT_SECONDS = 60/CHECKPOINT_SECONDS = 3/' methods/components/train_loop.py
     export PYTHONPATH=$PWD
 }
@@ -33,48 +33,48 @@ print(rows[0]['$2'] if rows else '')"
 }
 
 wait_for_run() { # wait_for_run COLUMN DONE: of a run at work that has done so many epochs
-    local found
-    until found=$(status running "$1" "$2" 2>/dev/null) && [ -n "$found" ]; do sleep 1; done
-    echo "$found"
+    local value
+    until value=$(status running "$1" "$2" 2>/dev/null) && [ -n "$value" ]; do sleep 1; done
+    echo "$value"
 }
 
-say "The toy suite on this machine, undisturbed"
+log "The toy suite on this machine, undisturbed"
 project quiet '{name: local, device: cpu, jobs: 2, threads: 1}'
 dvc repro 2>&1 | grep -e "^done" -e "^failed"
 
-say "The same on SLURM"
+log "The same on SLURM"
 project disturbed '{name: slurm, device: cpu, gpus: 0, threads: 1, memory_gib: 2}'
 dvc repro >driver1.log 2>&1 &
 driver=$!
 node=$(wait_for_run node 1)
-say "Some runs are at work:"
+log "Some runs are at work:"
 squeue
 
-say "kill -9 of dvc"
+log "kill -9 of dvc"
 kill -9 $driver
-say "dvc repro again"
+log "dvc repro again"
 setsid dvc repro >driver2.log 2>&1 &
 driver=$!
 sleep 3
 
-say "Node $node is lost: its slurmd is killed, SLURM is told that it is down"
+log "Node $node is lost: its slurmd is killed, SLURM is told that it is down"
 kill -9 "$(<"$PROCTOR_SLURM_SANDBOX/slurmd-$node.pid")"
 scontrol update "nodename=$node" state=down reason=demo
 squeue
 other=$(sinfo -h -N -p main -t idle,mix,alloc -o %N | head -1)
 until [ "$(proctor status --json 2>/dev/null | grep -c "\"node\": \"$other\"")" -ge 1 ]; do sleep 1; done
 
-say "A job of higher priority takes node $other; the runs on it are put back into the queue"
+log "A job of higher priority takes node $other; the runs on it are put back into the queue"
 sbatch -p high -w "$other" --exclusive -o /dev/null --wrap 'sleep 5'
 sleep 8
 squeue
-say "Node $node comes back"
+log "Node $node comes back"
 "$ROOT/tests/slurm/cluster.sh" up >/dev/null
 
 wait $driver
-say "What the second driver saw:"
+log "What the second driver saw:"
 grep -e "^start" -e "^done" -e "^failed" -e "^lost" driver2.log || true
-say "Attempts of each run, and its jobs"
+log "Attempts of each run, and its jobs"
 python - <<'END'
 import json, pathlib
 for path in sorted(pathlib.Path("results/predictions").glob("*/*/record.json")):
@@ -82,7 +82,7 @@ for path in sorted(pathlib.Path("results/predictions").glob("*/*/record.json")):
     print(f"{made['attempts']} attempts, job {made['job']}: {path.parent.relative_to('results/predictions')}")
 END
 
-say "Comparison with the undisturbed run"
+log "Comparison with the undisturbed run"
 cd "$WORK"
 for name in scores plots metrics.json; do
     diff -rq quiet/results/$name disturbed/results/$name || exit 1

@@ -8,6 +8,7 @@ from importlib import import_module
 
 from benchmarks.execution.executors.base import Executor, LostRun
 from benchmarks.plan import Run
+from benchmarks.status import State, read_status
 from benchmarks.status_file import read_report
 from methods.base import InputError, did_you_mean
 
@@ -40,7 +41,7 @@ def lost(at_work: Iterable[Run]) -> dict[str, LostRun]:
     for run in at_work:
         if report := read_report(run):
             started.setdefault(report.executor, []).append(run)
-        else:
+        elif read_status(run).state is not State.DONE:  # else it has just been collected
             lost_runs[run.fingerprint] = LostRun("its status file is missing or damaged", restart=True)
     for name, runs in started.items():
         lost_runs |= load(name).lost(runs)
