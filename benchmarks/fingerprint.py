@@ -22,7 +22,7 @@ from benchmarks.protocols.base import Split
 from benchmarks.sources import sources
 from methods.base import InputError, Method
 
-CODE = ("benchmarks.execution.fit_predict", "benchmarks.arrays")  # from a method's answer to the stored numbers
+CODE = ("benchmarks.execution.fit_predict", "benchmarks.storage.arrays")  # from a method's answer to the stored numbers
 
 
 class Shared:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from benchmarks import records, results, score_files
+from benchmarks import records, results
 from benchmarks.plan import Group, Plan, Run
+from benchmarks.storage import score_files
 from methods.base import InputError
 
 

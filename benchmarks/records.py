@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from benchmarks.digests import json_digest
 from benchmarks.schema import SCHEMA, group_name
+from benchmarks.storage.digests import json_digest
 
 
 class _Model(BaseModel):

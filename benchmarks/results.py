@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import arrays, records
-from benchmarks.arrays import Predictions
-from benchmarks.digests import file_digest
+from benchmarks import records
 from benchmarks.plan import Run
 from benchmarks.records import Array, Images, Record
 from benchmarks.schema import SCHEMA
+from benchmarks.storage import arrays
+from benchmarks.storage.arrays import Predictions
+from benchmarks.storage.digests import file_digest
 from methods.base import InputError
 from methods.components.atomic import replacing
 

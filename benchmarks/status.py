@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 from filelock import FileLock
 
-from benchmarks import disk, results
+from benchmarks import results
 from benchmarks.plan import Run
 from benchmarks.results import result_dir, scratch_dir
 from benchmarks.status_file import StatusReport, is_alive, read_report, seconds_since_update, updated_at
+from benchmarks.storage import disk
 
 LOG_LINES = 40  # of a log, in the result
 

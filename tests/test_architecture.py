@@ -19,19 +19,12 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("
 # (`if TYPE_CHECKING`) may come from anywhere.
 METHODS = {"methods.base", "methods.components"}
 LEAVES = {
-    "benchmarks.wording",
-    "benchmarks.metrics",
-    "benchmarks.schema",
-    "benchmarks.official_counts",
-    "benchmarks.digests",
-}
-STORED = {"benchmarks.plan", "benchmarks.records", "benchmarks.score_files"}
+    "benchmarks.metrics", "benchmarks.schema", "benchmarks.official_counts", "benchmarks.wording", "benchmarks.storage",
+}  # fmt: skip
+STORED = {"benchmarks.plan", "benchmarks.records"}
 DATA = {"benchmarks.datasets", "benchmarks.protocols", "benchmarks.interference"}
 RUNS = {"benchmarks.params", "benchmarks.sources", "benchmarks.fingerprint", "benchmarks.runs"}
-RESULTS = {
-    "benchmarks.arrays", "benchmarks.results", "benchmarks.disk", "benchmarks.status_file", "benchmarks.status",
-    "benchmarks.integrity",
-}  # fmt: skip
+RESULTS = {"benchmarks.results", "benchmarks.status_file", "benchmarks.status", "benchmarks.integrity"}
 BELOW_SCORING = {"methods", *METHODS, *LEAVES, *STORED, *DATA, *RUNS, *RESULTS}
 ALLOWED: dict[str, set[str]] = {
     "methods": METHODS,
@@ -41,11 +34,10 @@ ALLOWED: dict[str, set[str]] = {
     "benchmarks.yaml_files": METHODS,
     "benchmarks.official_counts": set(),
     "benchmarks.sources": set(),
-    "benchmarks.arrays": set(),
-    "benchmarks.digests": METHODS,
+    "benchmarks.storage": METHODS,
+    "benchmarks.storage.arrays": set(),
     "benchmarks.plan": {*METHODS, *LEAVES},
     "benchmarks.records": {*METHODS, *LEAVES},
-    "benchmarks.score_files": {*METHODS, *LEAVES},
     "benchmarks.datasets": {*METHODS, *LEAVES},
     "benchmarks.protocols": {*METHODS, "benchmarks.datasets"},
     "benchmarks.interference": {*METHODS, "benchmarks.datasets"},
@@ -54,9 +46,8 @@ ALLOWED: dict[str, set[str]] = {
     "benchmarks.checks": {"methods", *METHODS, *LEAVES, *STORED, *DATA, *RUNS, "benchmarks.execution"},
     "benchmarks.fingerprint": {"methods", *METHODS, *LEAVES, *STORED, *DATA, "benchmarks.params", "benchmarks.sources"},
     "benchmarks.runs": {"methods", *METHODS, *LEAVES, *STORED, *DATA, *RUNS},
-    "benchmarks.results": {*METHODS, *LEAVES, *STORED, "benchmarks.arrays"},
-    "benchmarks.disk": METHODS,
-    "benchmarks.status_file": {*METHODS, *LEAVES, *STORED, "benchmarks.disk", "benchmarks.results"},
+    "benchmarks.results": {*METHODS, *LEAVES, *STORED},
+    "benchmarks.status_file": {*METHODS, *LEAVES, *STORED, "benchmarks.results"},
     "benchmarks.status": {*METHODS, *LEAVES, *STORED, *RESULTS},
     "benchmarks.integrity": {*METHODS, *LEAVES, *STORED, *RESULTS},
     "benchmarks.clean": {*METHODS, *LEAVES, *STORED, *RESULTS},
@@ -136,8 +127,9 @@ COMMANDS = {
 }
 # Imported by them, and free to change: what reads and checks what is stored, and what a run's fingerprint covers.
 NOT_DEPENDENCIES = {
-    *STORED, *RESULTS, "benchmarks", "benchmarks.metrics", "benchmarks.digests", "benchmarks.schema", "methods",
-    "methods.base", "methods.components", "methods.components.atomic", "benchmarks.params", "reports",
+    *STORED, *RESULTS, "benchmarks", "benchmarks.metrics", "benchmarks.storage", "benchmarks.storage.arrays",
+    "benchmarks.storage.digests", "benchmarks.storage.disk", "benchmarks.storage.score_files", "benchmarks.schema",
+    "methods", "methods.base", "methods.components", "methods.components.atomic", "benchmarks.params", "reports",
 }  # fmt: skip
 
 

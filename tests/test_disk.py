@@ -11,14 +11,15 @@ import pytest
 import torch
 from rich.console import Console
 
-from benchmarks import disk, results, runs, status
-from benchmarks.arrays import Predictions
+from benchmarks import results, runs, status
 from benchmarks.execution import driver, worker
 from benchmarks.execution.executors import local
 from benchmarks.params import Executor, Params
 from benchmarks.plan import Run
 from benchmarks.status import State
 from benchmarks.status_file import Claim, read_report
+from benchmarks.storage import disk
+from benchmarks.storage.arrays import Predictions
 from methods.base import Context, InputError, Sample
 from methods.components import feature_cache
 

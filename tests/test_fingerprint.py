@@ -247,7 +247,7 @@ EDITS: dict[str, tuple[Edits, dict[str, str]]] = {
         EVERYTHING,
     ),
     "stored scores are negated": (
-        {"benchmarks/arrays.py": [(r"np\.asarray\(scores", "-np.asarray(scores")]},
+        {"benchmarks/storage/arrays.py": [(r"np\.asarray\(scores", "-np.asarray(scores")]},
         EVERYTHING,
     ),
     "random seeds are others": ({"benchmarks/execution/fit_predict.py": [(r"% 2\*\*31", "% 2**30")]}, EVERYTHING),

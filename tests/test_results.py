@@ -10,9 +10,9 @@ import psutil
 import pytest
 
 from benchmarks import results, status, status_file
-from benchmarks.arrays import Predictions
 from benchmarks.plan import Run
 from benchmarks.status import State
+from benchmarks.storage.arrays import Predictions
 
 pytestmark = pytest.mark.usefixtures("results_folder")
 

@@ -8,13 +8,14 @@ import pytest
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from benchmarks import datasets, params, results, runs, score_files, status
+from benchmarks import datasets, params, results, runs, status
 from benchmarks.datasets._files import read_image
 from benchmarks.execution import worker
 from benchmarks.plan import Run
 from benchmarks.schema import SCORE_COLUMNS
 from benchmarks.scoring import score, summary
 from benchmarks.status import State
+from benchmarks.storage import score_files
 from methods.base import InputError
 
 pytestmark = pytest.mark.usefixtures("results_folder")

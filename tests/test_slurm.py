@@ -1,7 +1,8 @@
 """Faults on a real SLURM: `tests/slurm/cluster.sh up; eval "$(tests/slurm/cluster.sh env)"; pytest -m slurm`.
 
 Every test causes one fault and expects the same: the right runs finish, with the bits of an undisturbed run, and none
-is executed twice. `worker` is a method that takes its time, draws random numbers and saves a checkpoint after each step.
+is executed twice. `worker` is a method that takes its time, draws random numbers and saves a checkpoint after each
+step.
 """
 
 import json

@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks import disk, results
+from benchmarks import results
 from benchmarks.status import Busy
+from benchmarks.storage import disk
 from methods.base import InputError
 
 app = typer.Typer(

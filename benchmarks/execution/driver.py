@@ -11,7 +11,7 @@ import psutil
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from benchmarks import disk, results
+from benchmarks import results
 from benchmarks.execution import executors
 from benchmarks.execution.display import Display
 from benchmarks.execution.executors.base import Executor, LostRun
@@ -19,6 +19,7 @@ from benchmarks.params import Executor as Settings
 from benchmarks.plan import Run
 from benchmarks.status import Busy, State, read_status
 from benchmarks.status_file import read_report, report_loss
+from benchmarks.storage import disk
 
 POLL_SECONDS = 0.5
 LOCK_SECONDS = 5  # in which a driver notices that the DVC that started it is gone

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic_core import to_jsonable_python
 
 import methods
-from benchmarks.arrays import Predictions
+from benchmarks.storage.arrays import Predictions
 from methods.base import Context, InputError, Method, Progress, Sample, TestEvaluation
 
 if TYPE_CHECKING:

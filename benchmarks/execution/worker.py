@@ -21,12 +21,13 @@ from typing import Any
 import platformdirs
 import torch
 
-from benchmarks import datasets, disk, fingerprint, protocols, results, status
+from benchmarks import datasets, fingerprint, protocols, results, status
 from benchmarks.datasets.base import Dataset
 from benchmarks.execution.fit_predict import ProbeImages, fit_and_predict
 from benchmarks.plan import Run
 from benchmarks.protocols.base import Split
 from benchmarks.status_file import Claim, Place, Superseded
+from benchmarks.storage import disk
 from methods.base import InputError, Progress, TestEvaluation
 
 

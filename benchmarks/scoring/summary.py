@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from benchmarks import results, score_files
+from benchmarks import results
 from benchmarks.schema import GROUP
+from benchmarks.storage import score_files
 from methods.base import InputError
 
 

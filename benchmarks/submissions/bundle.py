@@ -17,10 +17,11 @@ from typing import IO
 import numpy as np
 from pydantic import ValidationError
 
-from benchmarks import results, score_files
-from benchmarks.arrays import Predictions
+from benchmarks import results
 from benchmarks.records import Record
 from benchmarks.scoring import summary
+from benchmarks.storage import score_files
+from benchmarks.storage.arrays import Predictions
 from benchmarks.submissions.schema import FORMAT, MANIFEST, Manifest, Map, Value, Weights, first_error, parse_manifest
 from methods.base import InputError
 from methods.components.atomic import replacing

@@ -21,13 +21,14 @@ import submitit
 from submitit.core.utils import FailedJobError
 from submitit.slurm.slurm import SlurmJobEnvironment
 
-from benchmarks import disk, results, status
+from benchmarks import results, status
 from benchmarks.execution.executors.base import Executor, LostRun
 from benchmarks.execution.job import Job
 from benchmarks.params import Executor as Settings
 from benchmarks.plan import Run, digest
 from benchmarks.status import State
 from benchmarks.status_file import Place, StatusReport, read_report, read_reports, report_job
+from benchmarks.storage import disk
 from methods.base import InputError
 
 THREADS = 4  # of a run, unless params.yaml gives a number

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from benchmarks.digests import file_digest
+from benchmarks.storage.digests import file_digest
 from methods.components.atomic import replacing
 
 

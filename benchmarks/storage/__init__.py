@@ -1,0 +1,1 @@
+"""Files under results/: how they are written, checked and removed."""
