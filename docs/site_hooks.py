@@ -15,7 +15,8 @@ from benchmarks.metrics.conventions import CONVENTIONS
 
 ROOT = Path(__file__).parent.parent
 OTHER_PAGES = (
-    "CONTRIBUTING.md", "CHANGELOG.md", "results/README.md", "leaderboard/README.md", "leaderboard/bundle-format.md",
+    "CONTRIBUTING.md", "CHANGELOG.md", "results/README.md", "reports/published/README.md",
+    "leaderboard/README.md", "leaderboard/bundle-format.md",
 )  # fmt: skip
 
 
