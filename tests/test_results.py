@@ -2,8 +2,12 @@
 
 import json
 import os
+import shutil
 import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -40,6 +44,21 @@ def test_a_run_is_missing_until_it_is_saved_and_done_from_then_on() -> None:
     status.collect(RUN)
     assert status.read_status(RUN).state is State.DONE
     assert not results.scratch_dir(RUN).exists()
+
+
+def test_two_processes_that_collect_the_same_run_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    remove = shutil.rmtree
+
+    def remove_slowly(*arguments: Any, **options: Any) -> None:
+        time.sleep(0.05)
+        remove(*arguments, **options)
+
+    results.save(RUN, PREDICTIONS, {})
+    monkeypatch.setattr(shutil, "rmtree", remove_slowly)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(status.collect, [RUN, RUN]))
+    assert status.read_status(RUN).state is State.DONE
+    assert results.result_dir(RUN).exists()
 
 
 def test_what_is_saved_is_what_is_loaded() -> None:
