@@ -85,18 +85,7 @@ def fit_and_predict(
         InputError: the method refuses the images, or a GPU's memory does not suffice for training.
         ValueError: the method broke its contract.
     """
-    context = Context(
-        seed=random_seed(run),
-        device=device,
-        **run.compute,
-        weights={name: Path(path) for name, path in run.weights.items()},
-        cache=cache,
-        cache_gib=cache_gib,
-        checkpoint=checkpoint,
-        evaluate_test=evaluate_test,
-        evaluate_every=run.evaluate_every or 1,
-        progress=progress,
-    )
+    context = _context(run, device, cache, cache_gib, checkpoint, progress, evaluate_test)
     method = methods.create(run.method, **run.hyper_parameters)
     train, validation = ([dataset.sample(item) for item in items] for items in (split.train, split.validation))
     test = [dataset.sample(item) for items in split.test.values() for item in items]
@@ -116,16 +105,7 @@ def fit_and_predict(
         "interference": {category: _probes(method, images, context) for category, images in probes.items()},
         "private": _private(method, dataset, split, context),
     }
-    record = {
-        "hyper_parameters": to_jsonable_python(asdict(method)),
-        "paper": method.paper,
-        "source": method.source,
-        "deviations": list(method.deviations),
-        "selection": "last",
-        "data": {"revision": dataset.revision(split.test), "train": len(train), "validation": len(validation)},
-        "compute": run.compute,
-        **method.record,
-    }
+    record = _record(run, method, dataset, split)
     if parts["private"]:
         record["validation_pixels"] = _validation_pixels(method, dataset, split, context)
     timing = {
@@ -135,6 +115,44 @@ def fit_and_predict(
         "test_images_per_second": round(len(test) / (predicted - fitted), 3),
     }
     return Outcome(_by_category(split, scores, maps), parts, record, timing)
+
+
+def _context(
+    run: Run,
+    device: str,
+    cache: Path,
+    cache_gib: float,
+    checkpoint: Path,
+    progress: Callable[[Progress], None],
+    evaluate_test: TestEvaluation | None,
+) -> Context:
+    return Context(
+        seed=random_seed(run),
+        device=device,
+        **run.compute,
+        weights={name: Path(path) for name, path in run.weights.items()},
+        cache=cache,
+        cache_gib=cache_gib,
+        checkpoint=checkpoint,
+        evaluate_test=evaluate_test,
+        evaluate_every=run.evaluate_every or 1,
+        progress=progress,
+    )
+
+
+def _record(run: Run, method: Method, dataset: Dataset, split: Split) -> dict[str, Any]:
+    """What the record says of how the predictions were made."""
+    numbers = {"train": len(split.train), "validation": len(split.validation)}
+    return {
+        "hyper_parameters": to_jsonable_python(asdict(method)),
+        "paper": method.paper,
+        "source": method.source,
+        "deviations": list(method.deviations),
+        "selection": "last",
+        "data": {"revision": dataset.revision(split.test), **numbers},
+        "compute": run.compute,
+        **method.record,
+    }
 
 
 def predict(
