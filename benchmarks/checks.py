@@ -60,7 +60,8 @@ def _groups(params: Params) -> Iterator[str]:
             yield f"`executor.resources`: no group matches {pattern!r}. {_near(pattern, names)}"
     for entry in params.allow:
         _, colon, group = entry.partition(":")
-        if colon and group not in (*names, *shared):  # some findings are about all variants of a data set and protocol
+        # Some findings are about all variants of a data set under a protocol, or of a data set.
+        if colon and group not in (*names, *shared, *params.datasets):
             yield f"`allow.{entry}`: there is no group {group!r}. {_near(group, names)}"
 
 

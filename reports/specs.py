@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Set
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 import yaml
 
 from methods.base import did_you_mean
-from reports.vocabulary import FACETS, WHERE, sentence
+from reports.vocabulary import FACETS, KNOWN, OF_FACET, WHERE, sentence
 
 FOLDER = Path(__file__).parent / "specs"
 FIGURES = Path(__file__).parent / "figures"
-SOURCES = (  # what `from` may name; `build` computes them
-    "cells",
-    "protocols",
-    "interference",
-    "details",
-    "spro",
-    "composites",
-    "losses",
-    "trajectory",
-    "papers",
-    "reproduction",
-    "verdicts",
-    "comparisons",
-    "ranks",
-    "selections",
-    "conventions",
-    "costs",
-)
+_SCORES = ("dataset", "protocol", "subset", "metric", "variant", "category", "convention", "selection", "teacher")
+_DETAILS = ("dataset", "protocol", "variant", "category")
+_EPOCHS = ("dataset", "protocol", "variant")
+SOURCES: dict[str, tuple[str, ...]] = {  # what `from` may name, and the facets of its rows; `build` computes them
+    "cells": _SCORES,
+    "protocols": _SCORES,
+    "interference": _SCORES,
+    "details": _DETAILS,
+    "spro": _DETAILS,
+    "composites": _DETAILS,
+    "losses": _EPOCHS,
+    "trajectory": _EPOCHS,
+    "papers": (*(name for name in _SCORES if name != "convention"), "paper", "table", "method"),
+    "reproduction": (*_SCORES, "paper", "table", "entry", "quantity"),
+    "verdicts": ("dataset", "protocol", "variant", "teacher", "entry", "quantity"),
+    "comparisons": (*_SCORES, "entry", "quantity"),
+    "ranks": (*_SCORES, "entry", "quantity"),
+    "selections": ("dataset", "protocol", "metric", "variant", "convention", "selection", "teacher", "quantity"),
+    "conventions": _SCORES,
+    "costs": _SCORES,
+}
 AGGREGATIONS = ("mean", "median")  # over seeds
 HIGHLIGHTS = ("significant", "none")  # which cells are bold
 
@@ -90,7 +94,7 @@ def check(spec: Any) -> None:
     axes = [facet for axis in ("rows", "columns") if axis in spec for facet in axis_facets(spec, axis)]
     choices: list[tuple[str, list[str], tuple[str, ...]]] = [
         ("figure", [spec["figure"]] if "figure" in spec else [], tuple(figure_names())),
-        ("from", [spec.get("from", "cells")], SOURCES),
+        ("from", [spec.get("from", "cells")], tuple(SOURCES)),
         ("each", spec["each"], FACETS),
         ("where", list(spec.get("where", {})), WHERE),
         ("rows or columns", axes, FACETS),
@@ -101,3 +105,35 @@ def check(spec: Any) -> None:
         for name in names:
             if name not in known:
                 raise ValueError(f"unknown `{entry}` '{name}'. {did_you_mean(name, known)}")
+    if not isinstance(spec.get("order", 0), int):
+        raise ValueError(f"`order` must be a whole number, not {spec['order']!r}")
+    _check_facets(spec, {*spec["each"], *axes})
+
+
+def _check_facets(spec: Mapping[str, Any], placed: Set[str]) -> None:
+    """Refuse facets that the source does not have, or that are left open.
+
+    Raises:
+        ValueError: names the facet.
+    """
+    source, where = spec.get("from", "cells"), spec.get("where", {})
+    facets = [name for name in WHERE if name in SOURCES[source]]
+    for name in (*placed, *where):
+        if name not in facets:
+            raise ValueError(f"'{source}' has no facet '{name}'. {did_you_mean(name, facets)}")
+    for facet in {"metric", "protocol", "selection"} & set(where):
+        for name in where[facet]:
+            if name not in KNOWN[facet]:
+                raise ValueError(f"unknown {facet} '{name}'. {did_you_mean(name, KNOWN[facet])}")
+    fields = {name for _, name, _, _ in Formatter().parse(spec["title"]) if name is not None}
+    if unknown := sorted(fields - {*spec["each"]}):
+        raise ValueError(f"`title` has {{{unknown[0]}}}, which is not in `each`: {', '.join(spec['each'])}")
+    if "figure" not in spec and (left := open_facets(spec, placed, facets)):
+        raise ValueError(f"{left[0]} must be in `each`, `rows` or `columns`, or have one value in `where`")
+
+
+def open_facets(spec: Mapping[str, Any], placed: Set[str], facets: Collection[str]) -> list[str]:
+    """The facets by which several results would fall into one place of a table."""
+    fixed = {*placed, *(facet for facet, names in spec.get("where", {}).items() if len(names) == 1)}
+    fixed |= {implied for facet in fixed for implied in OF_FACET.get(facet, ())}
+    return [facet for facet in FACETS if facet in facets and facet not in fixed]

@@ -13,14 +13,12 @@ import pandas as pd
 from benchmarks.records import Record
 from reports import vocabulary
 from reports.aggregate import Cell, empty_cell, text_cell
-from reports.specs import AGGREGATIONS, axis_facets
+from reports.specs import AGGREGATIONS, axis_facets, open_facets
 from reports.vocabulary import (
     AS_GIVEN,
     DIFFERENCE,
-    FACETS,
     IDENTITY,
     MEAN,
-    OF_FACET,
     PROTOCOLS,
     identity,
     labels,
@@ -83,11 +81,9 @@ def tables(
 
 
 def _check_facets(spec: Mapping[str, Any], axes: Mapping[str, Sequence[str]], cells: pd.DataFrame) -> None:
-    fixed = {facet for facet, names in spec.get("where", {}).items() if len(names) == 1}
-    fixed |= {*spec["each"], *axes["rows"], *axes["columns"]}
-    fixed |= {implied for facet in fixed for implied in OF_FACET.get(facet, ())}
-    if left := [facet for facet in FACETS if facet in cells and facet not in fixed]:
-        raise ValueError(f"{left[0]} must stand in `each`, `rows` or `columns`, or have one value in `where`")
+    placed = {*spec["each"], *axes["rows"], *axes["columns"]}
+    if left := open_facets(spec, placed, set(map(str, cells))):
+        raise ValueError(f"{left[0]} must be in `each`, `rows` or `columns`, or have one value in `where`")
 
 
 def _grid(part: pd.DataFrame, axes: Mapping[str, Sequence[str]], of_paper: bool) -> pd.DataFrame:

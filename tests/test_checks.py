@@ -138,6 +138,10 @@ def test_a_reason_that_excuses_nothing_is_refused(allow: dict[str, str], said: s
         checks.check_allow(allow, PLAN)
 
 
+def test_a_reason_may_name_a_group_a_protocol_of_a_data_set_or_a_data_set() -> None:
+    checks.check_allow({f"mixed:{place}": "x" for place in ("fd-toy-one_class", "toy-one_class", "toy")}, PLAN)
+
+
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project whose only run collapsed."""

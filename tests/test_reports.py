@@ -15,8 +15,8 @@ import pytest
 
 from benchmarks import plan as plans
 from benchmarks.records import Record, sealed
-from reports import aggregate, specs
-from reports.build import build
+from reports import aggregate, specs, vocabulary
+from reports.build import build, read, sources
 from reports.figures import draw
 from reports.load import training
 
@@ -339,7 +339,7 @@ def test_an_unknown_name_in_a_spec_is_reported(tmp_path: Path, where: dict[str, 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"each": ["dataset", "metric", "subset"]}, "protocol must stand in"),
+        ({"title": "t", "each": ["dataset", "metric", "subset"]}, "protocol must be in `each`"),
         ({"rows": "colour"}, "unknown `rows or columns` &#39;colour&#39;"),
         ({"figure": "bars", "from": "cells"}, "unknown entry &#39;columns&#39;"),
         ({"note": "x"}, "unknown entry &#39;note&#39;"),
@@ -362,6 +362,31 @@ def test_a_broken_scores_file_does_not_stop_the_others(tmp_path: Path) -> None:
     out = only_tables(tmp_path, [tidy()])
     assert "scores/broken.csv was left out: column method" in problems(out)
     assert list((out / "tables").glob("*.csv"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"title": "{metrc}"}, "`title` has {metrc}, which is not in `each`"),
+        ({"title": "t", "each": ["dataset", "metric", "subset"]}, "protocol must be in `each`, `rows` or `columns`"),
+        ({"where": {"metric": ["image_aurok"]}}, "unknown metric 'image_aurok'. Did you mean 'image_auroc'?"),
+        ({"where": {"paper": ["RD"]}}, "'cells' has no facet 'paper'"),
+        ({"from": "verdicts", "rows": "entry", "columns": "quantity"}, "'verdicts' has no facet"),
+        ({"order": "first"}, "`order` must be a whole number, not 'first'"),
+    ],
+)
+def test_a_mistake_in_a_spec_is_named_without_any_result(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    (tmp_path / "wrong.yaml").write_text(json.dumps(SHORT | change))
+    (problem,) = specs.check_all(tmp_path)
+    assert message in problem
+
+
+def test_every_source_has_the_facets_that_specs_are_checked_against(report: Path) -> None:
+    data, _ = read(report.parent / "results", [])
+    rows = sources(data)
+    assert rows.keys() == specs.SOURCES.keys()
+    for name, facets in specs.SOURCES.items():
+        assert {*facets} == {column for column in rows[name]() if column in vocabulary.WHERE}, name
 
 
 def test_every_shipped_spec_is_valid_and_one_that_is_not_is_named_without_building(tmp_path: Path) -> None:

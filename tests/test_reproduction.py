@@ -51,6 +51,15 @@ def verdict_of(number: dict[str, str], measured: list[dict[str, Any]], *records:
     return cell
 
 
+@pytest.mark.parametrize(("train", "is_official"), [(360, True), (354, True), (355, False)])
+def test_the_images_of_an_earlier_release_are_official_too(train: int, is_official: bool) -> None:
+    place = {"dataset": "mvtec_loco", "category": "splicing_connectors"}
+    number = place | {"backbone": "", "epochs": "200", "image_size": "256"}
+    run = record(train=train, dataset="mvtec_loco", split="splicing_connectors")
+    cell = verdict_of(number, rows([0.97, 0.9701], **place, images=312, anomalous=193), run)
+    assert ("data" in cell.note) != is_official
+
+
 def test_a_published_number_within_the_prediction_interval_of_one_more_seed_is_reproduced() -> None:
     values = [0.968, 0.970, 0.973]
     half = 4.302653 * np.std(values, ddof=1) * np.sqrt(4 / 3) + 0.0005

@@ -84,14 +84,15 @@ def check_allow(allow: Mapping[str, str], plan: Plan | None = None) -> None:
             raise ValueError(f"`{name}` has an unknown kind of finding. {did_you_mean(kind, KINDS)}")
         if not reason.strip():
             raise ValueError(f"`{name}` is allowed without a reason; write one: {name}=REASON.")
-        if group and plan and group not in (known := places(plan)):
+        if group and plan and plan.groups and group not in (known := places(plan)):
             raise ValueError(f"`{name}` has a group that is not planned. {did_you_mean(group, known)}")
 
 
 def places(plan: Plan) -> list[str]:
-    """What findings can be about: each group, and each data set with a protocol."""
+    """What findings can be about: each group, each data set with a protocol, and each data set."""
     names = [group.name for group in plan.groups]
-    return [*names, *dict.fromkeys(f"{group.dataset}-{group.protocol}" for group in plan.groups)]
+    names += [f"{group.dataset}-{group.protocol}" for group in plan.groups]
+    return list(dict.fromkeys([*names, *(group.dataset for group in plan.groups)]))
 
 
 def apply_allow(results: Iterable[Finding], allow: Mapping[str, str]) -> tuple[list[Allowed], list[str]]:

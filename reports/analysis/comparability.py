@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
@@ -94,10 +94,15 @@ def _data(scores: pd.DataFrame, records: Sequence[Record]) -> dict[tuple[str, ..
     differing: dict[tuple[str, ...], str] = {}
     for keys, rows in tested.groupby(GROUP):
         group = tuple(map(str, keys))
-        official = counts(group[1])
+        official, earlier = counts(group[1]), counts(group[1], "earlier")
         if not official:
             continue
-        of_category = {row["category"]: _category(group, row, trained, official) for row in rows.to_dict("records")}
+        of_category = {
+            row["category"]: min(
+                (_category(group, row, trained, release) for release in (official, official | earlier)), key=bool
+            )
+            for row in rows.to_dict("records")
+        }
         differing |= {(*group, name): text for name, text in of_category.items()}
         missing = len({*official} - {*of_category})
         short = f"{len(official) - missing} of {len(official)} categories" if missing else ""
@@ -114,12 +119,12 @@ class Counts(NamedTuple):
     anomalous: int
 
 
-def counts(dataset: str) -> dict[str, Counts]:
-    """The official counts by category; empty where none are known."""
+def counts(dataset: str, column: Literal["images", "earlier"] = "images") -> dict[str, Counts]:
+    """The official counts by category, or those of an earlier release where it differs; empty where none are known."""
     known = {"train", "validation", "good"}
     return {
         category: Counts(of["train"], of["good"], sum(images for name, images in of.items() if name not in known))
-        for category, of in official_counts(dataset).items()
+        for category, of in official_counts(dataset, column).items()
     }
 
 
