@@ -79,7 +79,7 @@ def truths() -> list[Truth]:
 
 def scored(name: str, order: list[int] | None = None) -> dict[str, float]:
     order = order or [0, 1, 2]
-    cell = score.Cell({}, [str(i) for i in order], MAPS.max((1, 2))[order], MAPS[order])
+    cell = score.CellPredictions({}, [str(i) for i in order], MAPS.max((1, 2))[order], MAPS[order])
     rows = list(score.category_rows([truths()[i] for i in order], [cell], [CONVENTIONS[name]]))
     assert not any(row["reason"] for row in rows)
     return {row["metric"]: row["value"] for row in rows if row["convention"] != "folder label"}
@@ -162,7 +162,7 @@ def test_on_real_images_float16_costs_little_and_small_dilated_masks_flatter():
     items = dataset.items("toothbrush", "test")
     maps = np.stack([gaussian_filter(abs(grey(item.image) - mean), 2) for item in items])
     truths = [dataset.truth(item) for item in items]
-    cell = score.Cell({}, [item.key for item in items], maps.max((1, 2)), maps)
+    cell = score.CellPredictions({}, [item.key for item in items], maps.max((1, 2)), maps)
     rows = score.category_rows(truths, [cell], [CONVENTIONS["default"], CONVENTIONS["map_size"]])
     found = {(row["metric"], row["convention"]): row["value"] for row in rows}
     masks = np.stack([truth.mask for truth in truths])

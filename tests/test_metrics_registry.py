@@ -69,7 +69,9 @@ def rows(*conventions: str, anomalous: tuple[bool, ...] = (False, True)) -> list
         mask[0, :2] = mask[2, 3] = of
     truths = [Truth(bool(mask.any()), mask, (), "anomalous" if mask.any() else "good") for mask in masks]
     maps = np.arange(len(masks) * 15, dtype=np.float32).reshape(-1, 3, 5)
-    cell = score.Cell({"category": "c"}, ["k"] * len(masks), np.array([70, 4, 5][: len(masks)], np.float32), maps)
+    cell = score.CellPredictions(
+        {"category": "c"}, ["k"] * len(masks), np.array([70, 4, 5][: len(masks)], np.float32), maps
+    )
     return list(score.category_rows(truths, [cell], [CONVENTIONS[name] for name in conventions]))
 
 

@@ -54,7 +54,7 @@ def values(root: Path, rename: dict[str, str]) -> tuple[list[Item], np.ndarray, 
     items = dataset.items("part", "test")
     original = {f"part/test/{new}": name for name, new in rename.items()}
     maps = np.stack([MAPS[original[item.key]] for item in items])
-    cell = score.Cell({"category": "part", "seed": 0}, [item.key for item in items], maps.max((1, 2)), maps)
+    cell = score.CellPredictions({"category": "part", "seed": 0}, [item.key for item in items], maps.max((1, 2)), maps)
     rows = score.category_rows([dataset.truth(item) for item in items], [cell], list(CONVENTIONS.values()))
     return items, maps, list(rows)
 

@@ -33,7 +33,7 @@ from benchmarks.metrics.detection import Ranking, UndefinedMetric, rank
 from benchmarks.metrics.resize import Maps, Size
 
 
-class GroundTruth(NamedTuple):
+class DefectRegions(NamedTuple):
     """Where the defect regions of all test images lie, prepared for scoring. Regions may overlap.
 
     Positions are those of the pixels of all images, one image after another.
@@ -58,7 +58,7 @@ class GroundTruth(NamedTuple):
         return np.cumsum([0, *(height * width for height, width in self.sizes)])
 
 
-def prepare(masks: Sequence[NDArray[np.bool_]] | NDArray[np.bool_]) -> GroundTruth:
+def prepare(masks: Sequence[NDArray[np.bool_]] | NDArray[np.bool_]) -> DefectRegions:
     """Ground truth for the pixel metrics and AUPRO: the 8-connected components of each image's mask.
 
     Args:
@@ -85,10 +85,12 @@ def prepare(masks: Sequence[NDArray[np.bool_]] | NDArray[np.bool_]) -> GroundTru
     joined = np.concatenate(region)  # (D,)
     area = np.bincount(joined, minlength=regions).astype(np.float64)  # (R,)
     sizes = tuple(mask.shape for mask in masks)
-    return GroundTruth(sizes, np.concatenate(defect), np.arange(len(joined)), joined, area)
+    return DefectRegions(sizes, np.concatenate(defect), np.arange(len(joined)), joined, area)
 
 
-def prepare_regions(regions: Sequence[Sequence[tuple[NDArray[np.bool_], float]]], sizes: Sequence[Size]) -> GroundTruth:
+def prepare_regions(
+    regions: Sequence[Sequence[tuple[NDArray[np.bool_], float]]], sizes: Sequence[Size]
+) -> DefectRegions:
     """Ground truth for sPRO: annotated regions with saturation thresholds.
 
     Args:
@@ -111,7 +113,7 @@ def prepare_regions(regions: Sequence[Sequence[tuple[NDArray[np.bool_], float]]]
         start += size[0] * size[1]
     region = np.repeat(np.arange(len(saturation)), [len(positions) for positions in pixels[1:]])  # (E,)
     defect, member = np.unique(np.concatenate(pixels), return_inverse=True)
-    return GroundTruth(tuple(sizes), defect, member, region, np.array(saturation))
+    return DefectRegions(tuple(sizes), defect, member, region, np.array(saturation))
 
 
 class Pixels:
@@ -122,7 +124,7 @@ class Pixels:
         truth: of the same sizes.
     """
 
-    def __init__(self, maps: Maps, truth: GroundTruth) -> None:
+    def __init__(self, maps: Maps, truth: DefectRegions) -> None:
         self.maps, self.truth = maps, truth
 
     @cached_property

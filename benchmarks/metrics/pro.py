@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from benchmarks.metrics.conventions import CONVENTIONS, Convention, Pro
 from benchmarks.metrics.detection import UndefinedMetric, rank
-from benchmarks.metrics.localization import GroundTruth, Pixels, pooled_pro
+from benchmarks.metrics.localization import DefectRegions, Pixels, pooled_pro
 
 
 def aupro(pixels: Pixels, convention: Convention = CONVENTIONS["default"]) -> float:
@@ -118,13 +118,13 @@ def _sweep(pixels: Pixels, count: int, rising: bool) -> tuple[NDArray[np.float64
     return fpr, gained[above]
 
 
-def _one_image(truth: GroundTruth, image: int) -> GroundTruth:
+def _one_image(truth: DefectRegions, image: int) -> DefectRegions:
     """The ground truth of one image alone."""
     first, end = truth.starts[image : image + 2]
     start, stop = np.searchsorted(truth.defect, (first, end))
     own = (truth.member >= start) & (truth.member < stop)
     kept, region = np.unique(truth.region[own], return_inverse=True)
-    return GroundTruth(
+    return DefectRegions(
         truth.sizes[image : image + 1],
         truth.defect[start:stop] - first,
         truth.member[own] - start,

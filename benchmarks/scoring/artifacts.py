@@ -15,14 +15,14 @@ from benchmarks.datasets.base import Dataset, Item, Truth, masks_of, opaque_key
 from benchmarks.interference import Probe
 from benchmarks.metrics import detection, localization
 from benchmarks.metrics.detection import UndefinedMetric
-from benchmarks.metrics.localization import GroundTruth, Pixels
+from benchmarks.metrics.localization import DefectRegions, Pixels
 from benchmarks.metrics.resize import fit_maps, fit_masks
 
 EXAMPLES = 6  # test images of each category that no score has chosen, for figures
 EXTREMES = 2  # the anomalies that score lowest, and the normal images that score highest, of each cell
 
 
-def defects(truths: Sequence[Truth]) -> dict[str, GroundTruth]:
+def defects(truths: Sequence[Truth]) -> dict[str, DefectRegions]:
     """What the curves `pro` and, where regions have a saturation, `spro` are drawn from: defects at native size.
 
     Empty where the data set has no masks.
@@ -42,7 +42,7 @@ def write(
     about: dict[str, Any],
     items: Sequence[Item],
     truths: Sequence[Truth],
-    of_curve: Mapping[str, GroundTruth],
+    of_curve: Mapping[str, DefectRegions],
     scores: np.ndarray,
     maps: np.ndarray,
 ) -> None:

@@ -17,7 +17,7 @@ import pandas as pd
 from benchmarks.datasets.base import Dataset, masks_of
 from benchmarks.metrics import detection, localization
 from benchmarks.metrics.detection import UndefinedMetric
-from benchmarks.metrics.localization import GroundTruth, Pixels
+from benchmarks.metrics.localization import DefectRegions, Pixels
 from benchmarks.metrics.resize import fit_masks
 from benchmarks.protocols.base import Split
 from methods.base import Prediction, Sample, TestEvaluation
@@ -33,7 +33,7 @@ def test_evaluation(dataset: Dataset, split: Split) -> TestEvaluation:
     samples = [dataset.sample(item) for items in split.test.values() for item in items]
 
     @cache  # only the resized masks are cached: the native ones of all categories take gibibytes
-    def ground_truth(category: str, size: tuple[int, int]) -> tuple[list[bool], GroundTruth | None]:
+    def ground_truth(category: str, size: tuple[int, int]) -> tuple[list[bool], DefectRegions | None]:
         """Labels of a category's images, and their masks, if it has any, prepared for maps of (h, w)."""
         truths = [dataset.truth(item) for item in split.test[category]]
         labels, masks = [truth.anomalous for truth in truths], masks_of(truths)

@@ -16,7 +16,7 @@ from benchmarks.interference import Probe
 from benchmarks.metrics import detection, localization
 from benchmarks.metrics.conventions import CONVENTIONS, Convention
 from benchmarks.metrics.detection import UndefinedMetric
-from benchmarks.metrics.localization import GroundTruth, Pixels
+from benchmarks.metrics.localization import DefectRegions, Pixels
 from benchmarks.metrics.registry import METRICS
 from benchmarks.metrics.resize import Size, fit_maps, fit_masks
 from benchmarks.plan import Run
@@ -25,14 +25,16 @@ from benchmarks.scoring import artifacts
 from methods.base import InputError, did_you_mean
 
 
-class Cell(NamedTuple):
+class CellPredictions(NamedTuple):
     """One result: what its rows say of it, and what was predicted."""
 
     about: dict[str, Any]
     keys: Sequence[str]
     scores: np.ndarray  # (N,)
     maps: np.ndarray  # (N, h, w)
-    probes: Cell | None = None  # the same of the category's probes, if any were made, but with maps of the first only
+    probes: CellPredictions | None = (
+        None  # the same of the category's probes, if any were made, but with maps of the first only
+    )
 
 
 def score_group(group: str, runs: Sequence[Run], conventions: Sequence[str]) -> None:
@@ -98,7 +100,7 @@ def _write(folder: str, group: str, rows: list[dict[str, Any]], columns: Sequenc
     pd.DataFrame(rows, columns=list(columns)).to_csv(target, index=False)
 
 
-def _cells(run: Run) -> Iterator[Cell]:
+def _cells(run: Run) -> Iterator[CellPredictions]:
     folder = results.result_dir(run)
     record, predictions = results.load(folder)
     probes = results.load_part(folder, "interference")
@@ -109,8 +111,8 @@ def _cells(run: Run) -> Iterator[Cell]:
     }
     for category, (keys, scores, maps) in predictions.items():
         of_cell = about | {"category": category}
-        of_probes = Cell(of_cell, *probes[category]) if category in probes else None
-        yield Cell(of_cell, keys, scores, maps, of_probes)
+        of_probes = CellPredictions(of_cell, *probes[category]) if category in probes else None
+        yield CellPredictions(of_cell, keys, scores, maps, of_probes)
 
 
 def _items(dataset: Dataset, category: str, keys: Sequence[str]) -> list[Item]:
@@ -125,7 +127,7 @@ def _items(dataset: Dataset, category: str, keys: Sequence[str]) -> list[Item]:
 
 
 def category_rows(
-    truths: Sequence[Truth], cells: Sequence[Cell], conventions: Sequence[Convention]
+    truths: Sequence[Truth], cells: Sequence[CellPredictions], conventions: Sequence[Convention]
 ) -> Iterator[dict[str, Any]]:
     """The rows of one category: on all test images, and on each kind of anomaly where there are several."""
     kinds = sorted({truth.subset for truth in truths if truth.anomalous})
@@ -141,7 +143,7 @@ def category_rows(
             yield about | row
 
 
-def _image_rows(labels: np.ndarray, cells: Sequence[Cell]) -> Iterator[dict[str, Any]]:
+def _image_rows(labels: np.ndarray, cells: Sequence[CellPredictions]) -> Iterator[dict[str, Any]]:
     for cell in cells:
         for name, metric in METRICS.items():
             if metric.level == "image":
@@ -150,7 +152,7 @@ def _image_rows(labels: np.ndarray, cells: Sequence[Cell]) -> Iterator[dict[str,
 
 
 def _map_rows(
-    truths: Sequence[Truth], cells: Sequence[Cell], conventions: Sequence[Convention]
+    truths: Sequence[Truth], cells: Sequence[CellPredictions], conventions: Sequence[Convention]
 ) -> Iterator[dict[str, Any]]:
     """Metrics of pixels and regions. Conventions that evaluate the same pixels share the work and the rows of pixels.
 
@@ -178,7 +180,7 @@ def _map_rows(
 
 def _prepare(
     truths: Sequence[Truth], masks: Sequence[NDArray[np.bool_]], sizes: Sequence[Size], convention: Convention
-) -> GroundTruth:
+) -> DefectRegions:
     if convention.pro == "saturated":
         return localization.prepare_regions([[(r.mask, r.saturation) for r in t.regions] for t in truths], sizes)
     return localization.prepare(fit_masks(masks, sizes, convention.masks) if convention.masks else masks)
@@ -202,9 +204,9 @@ def _pixels_rows(
 def _probe_rows(
     dataset: Dataset,
     drawn: Sequence[Probe],
-    probed: Sequence[Cell],
+    probed: Sequence[CellPredictions],
     truths: Sequence[Truth],
-    cells: Sequence[Cell],
+    cells: Sequence[CellPredictions],
 ) -> Iterator[dict[str, Any]]:
     """Probes of each kind and ratio against the category's normal test images; a patch against the rest of its image.
 

@@ -186,7 +186,7 @@ def _score_seed(
     """The values of one category and seed, under the claimed conventions."""
     category, seed = entries[0].category, entries[0].seed
     scores = np.array([entry.score for entry in entries])
-    cell = score.Cell({"category": category, "seed": seed}, [entry.image for entry in entries], scores, maps)
+    cell = score.CellPredictions({"category": category, "seed": seed}, [entry.image for entry in entries], scores, maps)
     values = {}
     for row in score.category_rows(truths, [cell], _conventions(claimed)):
         key = ValueKey(category, seed, row["subset"], row["metric"], row["convention"])

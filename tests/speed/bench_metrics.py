@@ -26,7 +26,7 @@ from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from benchmarks.metrics import localization
-from benchmarks.metrics.localization import GroundTruth, Pixels, pooled_pro, prepare, prepare_regions
+from benchmarks.metrics.localization import DefectRegions, Pixels, pooled_pro, prepare, prepare_regions
 from benchmarks.metrics.resize import Maps, fit_maps
 
 Regions = list[list[tuple[NDArray[np.bool_], float]]]
@@ -119,7 +119,7 @@ def native_cost(images: int, size: int, rounds: int) -> NativeCost:
     return NativeCost(images, size**2 / 1e6, seconds, rounds, preparation, peak / 2**20)
 
 
-def _values(maps: Maps, truth: GroundTruth) -> list[float]:
+def _values(maps: Maps, truth: DefectRegions) -> list[float]:
     pixels = Pixels(maps, truth)
     rates = [localization.auroc(pixels), localization.average_precision(pixels), localization.f1_max(pixels)]
     return [*rates, pooled_pro(pixels)]

@@ -111,7 +111,9 @@ def threshold_loop(maps: NDArray[np.float32], masks: NDArray[np.bool_], limit: f
     return float(np.trapezoid(y, x)) / limit
 
 
-def _draw(root: Path, category: str, size: int, seed: int) -> tuple[score.Cell, NDArray[np.bool_], list[Value]]:
+def _draw(
+    root: Path, category: str, size: int, seed: int
+) -> tuple[score.CellPredictions, NDArray[np.bool_], list[Value]]:
     """Test images as many as MVTec AD's on disk, with masks; and their maps, scores and values."""
     counts, random = MVTecAD.official_counts[category], np.random.default_rng(seed)
     defects = [0] * counts["good"] + list(random.integers(1, 4, counts["anomalous"]))
@@ -124,7 +126,7 @@ def _draw(root: Path, category: str, size: int, seed: int) -> tuple[score.Cell, 
         if of_image:
             masks[index] = np.any([mask for mask, _ in of_image], axis=0)
             _save(root / category / "ground_truth" / "hole" / f"{index:03}_mask.png", masks[index] * np.uint8(255))
-    cell = score.Cell({"category": category, "seed": 0}, keys, maps.max(axis=(1, 2)), maps)
+    cell = score.CellPredictions({"category": category, "seed": 0}, keys, maps.max(axis=(1, 2)), maps)
     dataset = MVTecAD(root, [category])
     truths = {item.key: dataset.truth(item) for item in dataset.items(category, "test")}
     rows = score.category_rows([truths[key] for key in keys], [cell], [CONVENTIONS["default"]])
@@ -132,7 +134,7 @@ def _draw(root: Path, category: str, size: int, seed: int) -> tuple[score.Cell, 
     return cell, masks, values
 
 
-def _pack(target: Path, cells: dict[str, tuple[score.Cell, NDArray[np.bool_], list[Value]]]) -> None:
+def _pack(target: Path, cells: dict[str, tuple[score.CellPredictions, NDArray[np.bool_], list[Value]]]) -> None:
     pairs = [
         (bundle.map_entry(0, key, float(value), one), one)
         for cell, _, _ in cells.values()
