@@ -44,8 +44,9 @@ def report(
         raise InputError(f"`allow` in params.yaml, or --allow: {error}") from None
     try:
         problems = integrity.problems(plans.read(results.RESULTS))
-    except InputError:
-        problems = []  # without a plan; the report says so
+    except InputError as error:
+        problems = []
+        say(f"notice: {error} Until then the report shows all that is stored.")
     page = build.build(results.RESULTS, Path("reports") / "build", allow=reasons, problems=problems)
     say(f"The report is at {page}.")
     if strict and problems:
