@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks import results
 from benchmarks.plan import Plan
-from benchmarks.results import read_json
-
-AT_WORK = ("queued", "running")
+from benchmarks.status_file import is_at_work
 
 
 def unplanned(plan: Plan) -> list[Path]:
@@ -18,12 +16,11 @@ def unplanned(plan: Plan) -> list[Path]:
     return list(_unplanned(plan))
 
 
-def remove(paths: Sequence[Path]) -> None:
-    for path in paths:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+def remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _unplanned(plan: Plan) -> Iterator[Path]:
@@ -36,9 +33,8 @@ def _unplanned(plan: Plan) -> Iterator[Path]:
     for kind in ("scores", "interference", "details", "metrics"):
         yield from (path for path in _listed(kind) if _group(path) not in groups)
     fingerprints = {run.fingerprint for run in plan.runs}
-    for folder in _listed("scratch"):
-        status = (read_json(folder / "status.json") if folder.is_dir() else None) or {}
-        if status and folder.name not in fingerprints and status.get("state") not in AT_WORK:
+    for folder in (path.parent for path in sorted(results.RESULTS.glob("scratch/*/status.json"))):
+        if folder.name not in fingerprints and not is_at_work(folder):
             yield folder
 
 

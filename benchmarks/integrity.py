@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 
 from benchmarks import records, results
 from benchmarks.plan import Group, Plan, Run
+from benchmarks.records import Record
 from benchmarks.storage import score_files
 from methods.base import InputError
 
@@ -27,27 +29,38 @@ def require_sound(group: Group) -> None:
     Raises:
         InputError: they are not; names the file and the cure.
     """
-    if found := score_files.problems(results.RESULTS, group.name, record_digests(group.runs)):
+    if found := score_problems(group):
         raise InputError("\n".join(found))
+
+
+def score_problems(group: Group) -> list[str]:
+    """Why the scores of a group are not those of its planned runs, a sentence each; empty if they are."""
+    stored = _records(group.runs)
+    outdated = [run for run in group.runs if run.stem in stored and stored[run.stem].fingerprint != run.fingerprint]
+    return [
+        *(f"{run.name} is stale (`proctor plan --why {run.name}`): `dvc repro` runs it again." for run in outdated),
+        *score_files.problems(results.RESULTS, group.name, _digests(stored)),
+    ]
 
 
 def seal(group: str, runs: Sequence[Run]) -> None:
     """Write the seal of a group that has just been scored."""
     rows = [results.RESULTS / kind / f"{group}.csv" for kind in ("scores", "interference")]
     details = [path for path in results.details_dir(group).rglob("*") if path.is_file()]
-    score_files.seal(results.RESULTS, group, [*rows, *details], record_digests(runs))
+    score_files.seal(results.RESULTS, group, [*rows, *details], _digests(_records(runs)))
 
 
-def record_digests(runs: Sequence[Run]) -> dict[str, str]:
-    """SPLIT-seedK -> digest of the record, of those runs whose stored record can be read."""
-    digests = {}
+def _records(runs: Sequence[Run]) -> dict[str, Record]:
+    """SPLIT-seedK -> record, of those runs whose stored record can be read."""
+    found = {}
     for run in runs:
-        try:
-            record = records.read(results.result_dir(run) / "record.json")
-        except ValueError:
-            continue
-        digests[run.stem] = record.digest
-    return digests
+        with suppress(ValueError):
+            found[run.stem] = records.read(results.result_dir(run) / "record.json")
+    return found
+
+
+def _digests(stored: Mapping[str, Record]) -> dict[str, str]:
+    return {stem: record.digest for stem, record in stored.items()}
 
 
 def _group_problems(group: Group, full: bool) -> Iterator[str]:
@@ -59,4 +72,4 @@ def _group_problems(group: Group, full: bool) -> Iterator[str]:
             except ValueError as error:
                 yield f"{error}: `dvc repro` runs {run.name} again."
     if score_files.seal_path(results.RESULTS, group.name).exists():
-        yield from score_files.problems(results.RESULTS, group.name, record_digests(group.runs), full)
+        yield from score_files.problems(results.RESULTS, group.name, _digests(_records(group.runs)), full)

@@ -177,7 +177,10 @@ def read(results: Path) -> Plan:
             groups.append(Group.model_validate_json(path.read_text()))
         return Plan(suite=index["suite"], groups=groups)
     except FileNotFoundError:
-        raise InputError(f"There is no plan at {path}: `dvc repro` or `proctor plan --write` makes it.") from None
+        raise InputError(
+            f"There is no plan at {path.absolute()}: `dvc repro` or `proctor plan --write` makes it, in the project's "
+            "folder."
+        ) from None
     except (ValidationError, ValueError, KeyError, TypeError, OSError) as error:
         raise InputError(
             f"{path} is damaged ({type(error).__name__}): `proctor plan --write` makes it again."

@@ -101,7 +101,12 @@ def updated_at(run: Run) -> float:
 
 
 def seconds_since_update(run: Run) -> float:
-    """Seconds since a run's status file was last touched. Only the file system's clock is asked: hosts' may differ."""
+    """Seconds since a run's status file was last touched."""
+    return _seconds_since(updated_at(run))
+
+
+def _seconds_since(time_of_file: float) -> float:
+    """Only the file system's clock is asked: hosts' may differ."""
     clock = results.RESULTS / "scratch" / f".clock-{os.getpid()}"
     try:
         clock.touch()
@@ -109,7 +114,16 @@ def seconds_since_update(run: Run) -> float:
         clock.unlink()
     except OSError:  # the folder may be another user's, or full
         now = time.time()
-    return max(0.0, now - updated_at(run))
+    return max(0.0, now - time_of_file)
+
+
+def is_at_work(folder: Path) -> bool:
+    """Whether the run of a scratch folder, of whatever suite, is queued or running."""
+    path = folder / "status.json"
+    report = _read(path)
+    if report is None or report.state not in ("queued", "running"):
+        return False
+    return report.job is not None or is_alive(report, _seconds_since(path.stat().st_mtime))
 
 
 def is_alive(report: StatusReport, seconds_since_update: float) -> bool:

@@ -5,26 +5,35 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from conftest import add_methods
+from typer.testing import CliRunner
 
-from benchmarks import clean, integrity, params, plan, results, runs, status
+from benchmarks import clean, integrity, params, plan, records, results, runs, status, status_file
+from benchmarks.cli import app
 from benchmarks.execution import worker
 from benchmarks.plan import Plan, Run
 from benchmarks.scoring import score, summary
 from benchmarks.status import State
+from benchmarks.storage import score_files
+from benchmarks.storage.digests import file_digest
+from benchmarks.submissions import bundle
 from methods.base import InputError
 
+VALUES: dict[str, Any] = {
+    "suite": "test", "methods": ["bright", "dim"], "datasets": ["toy"], "categories": {"toy": ["cog"]},
+    "protocols": ["one_class"], "seeds": [0, 1], "pretrain": [], "conventions": ["default"], "allow": {},
+    "variants": {"dim": {"method": "dim", "scale": 2.0}},
+}  # fmt: skip
 
-def suite(root: Path, **changes: object) -> Plan:
-    values = {
-        "suite": "test", "methods": ["bright", "dim"], "datasets": ["toy"], "roots": {"toy": root},
-        "categories": {"toy": ["cog"]}, "protocols": ["one_class"], "seeds": [0, 1], "pretrain": [],
-        "conventions": ["default"], "allow": {}, "variants": {"dim": {"method": "dim", "scale": 2.0}},
-    }  # fmt: skip
-    return plan.make("test", runs.expand(params.Params.model_validate(values | changes)))
+
+def suite(root: Path, **changes: Any) -> Plan:
+    values = VALUES | {"roots": {"toy": root}} | changes
+    return plan.make("test", runs.expand(params.Params.model_validate(values)))
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +85,9 @@ ATTACKS: dict[str, Callable[[Path], None]] = {
     "0-d": edited(lambda scores: np.float32(1)),
     "another shape": edited(lambda scores: scores[:-1]),
     "another dtype": edited(lambda scores: scores.astype(np.float64)),
+    "an object": lambda path: np.save(path, np.array({"a": 1}, dtype=object), allow_pickle=True),
+    "an archive": lambda path: path.write_bytes(b"PK\x03\x04" + bytes(99)),
+    "random bytes": lambda path: path.write_bytes(np.random.default_rng(0).bytes(999)),
     "empty": lambda path: path.write_bytes(b""),
     "missing": Path.unlink,
 }
@@ -159,14 +171,112 @@ def test_a_run_that_was_made_again_must_be_scored_again(planned: Plan) -> None:
         integrity.require_sound(planned.groups[0])
 
 
+def test_a_number_leads_back_to_the_arrays_that_it_was_computed_from(planned: Plan) -> None:
+    for row in summary.read_scores([group.name for group in planned.groups]).to_dict("records"):
+        group, stem = Path(row["record"]).parts[-3:-1]
+        folder = results.RESULTS / "predictions" / group / stem
+        record = records.read(folder / "record.json")
+        assert record.fingerprint == row["fingerprint"]
+        assert record.digest == score_files.read_seal(results.RESULTS, group).records[stem]
+        images = record.categories[row["category"]]
+        assert images.scores and images.scores.digest == file_digest(folder / "cog.scores.npy", full=True)
+        assert images.maps and images.maps.digest == file_digest(folder / "cog.maps.npy", full=True)
+
+
+def test_scores_of_a_run_that_is_stale_are_refused(planned: Plan) -> None:
+    group = planned.groups[0]
+    parts = group.runs[0].fingerprint_parts | {"method code": "edited"}
+    edited = group.runs[0].model_copy(update={"fingerprint_parts": parts})
+    with pytest.raises(InputError, match=f"{edited.name} is stale"):
+        integrity.require_sound(group.model_copy(update={"runs": [edited, *group.runs[1:]]}))
+
+
+def test_details_that_were_added_by_hand_are_named(planned: Plan) -> None:
+    details = results.details_dir(planned.groups[0].name)
+    shutil.copy(details / "cog-seed0.json", details / "cog-seed9.json")
+    (problem,) = integrity.problems(planned)
+    assert "cog-seed9.json was added" in problem
+
+
+GARBAGE = ["", "[]", "{}", "null", "3", '{"suite": "x"}', '{"groups": 3}', "\x00\xff", "half a fi"]
+
+
+@pytest.mark.parametrize("text", GARBAGE)
+@pytest.mark.parametrize("name", ["suite", "bright-toy-one_class"])
+def test_a_damaged_plan_is_one_line_with_the_file_and_the_cure(planned: Plan, name: str, text: str) -> None:
+    plan.write(results.RESULTS, planned)
+    (results.RESULTS / "plan" / f"{name}.json").write_bytes(text.encode("latin1"))
+    with pytest.raises(InputError, match=rf"plan/{name}.json is damaged .*`proctor plan --write` makes it") as error:
+        plan.read(results.RESULTS)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", GARBAGE)
+@pytest.mark.parametrize(
+    "name", ["scores/{}.csv", "scores/{}.json", "interference/{}.csv", "details/{}/cog-seed0.json"]
+)
+def test_a_damaged_score_file_is_one_line_with_the_file_and_the_cure(planned: Plan, name: str, text: str) -> None:
+    group = planned.groups[0].name
+    path = results.RESULTS / name.format(group)
+    path.write_bytes(text.encode("latin1"))
+    with pytest.raises(InputError) as error:
+        summary.read_scores([group])
+    assert str(path) in str(error.value) and f"`dvc repro` scores {group} again" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_check_of_the_plan_tells_by_its_exit_code_whether_all_is_done_and_scored(
+    planned: Plan, toy_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(yaml.safe_dump(VALUES | {"roots": {"toy": str(toy_root)}}))
+
+    def check() -> int:
+        return CliRunner().invoke(app, ["plan", "--check"]).exit_code
+
+    assert check() == 0
+    scores = results.RESULTS / "scores" / f"{planned.groups[0].name}.csv"
+    kept = scores.read_bytes()
+    scores.write_bytes(kept.replace(b"0.", b"0.9", 1))
+    assert check() == 1
+    scores.write_bytes(kept)
+    assert check() == 0
+    scores_of(planned.runs[0]).unlink()
+    assert check() == 1
+
+
+def test_a_bundle_of_a_group_holds_its_planned_runs_alone(planned: Plan, toy_root: Path, tmp_path: Path) -> None:
+    (group,) = suite(toy_root, seeds=[0], methods=["bright"]).groups
+    score.score_group(group.name, group.runs, ["default"])
+    manifest, _ = bundle.write(tmp_path / "x.tar.gz", [group.name], licence="CC0-1.0", contact="x@example.org")
+    assert {entry.seed for entry in manifest.maps} == {0}
+
+
+def test_a_command_in_another_folder_is_told_where_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for command in ("status", "clean", "summary", "scores", "report", "plan", "run", "retry", "doctor --results"):
+        with pytest.raises(InputError, match="project's folder") as error:
+            CliRunner().invoke(app, command.split(), catch_exceptions=False)
+        assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_is_not_planned_is_listed_and_removed_and_nothing_else(planned: Plan, toy_root: Path) -> None:
     fewer = suite(toy_root, seeds=[0], methods=["bright"])
-    at_work = results.RESULTS / "scratch" / "f00d"
-    results.write_json(at_work / "status.json", {"state": "running"})
+    at_work, dead = (
+        planned.runs[0].model_copy(update={"split": split, "fingerprint_parts": {"run": split}})
+        for split in ("at_work", "dead")
+    )
+    for run in (at_work, dead):
+        status_file.report(run, "running")
+    report = results.scratch_dir(dead) / "status.json"
+    results.write_json(report, json.loads(report.read_text()) | {"pid": 2**22 + 1})
     unplanned = clean.unplanned(fewer)
     names = {path.relative_to(results.RESULTS).as_posix() for path in unplanned}
     assert {"predictions/bright-toy-one_class/cog-seed1", "predictions/dim-toy-one_class"} <= names
     assert {"scores/dim-toy-one_class.csv", "scores/dim-toy-one_class.json", "details/dim-toy-one_class"} <= names
-    clean.remove(unplanned)
+    for path in unplanned:
+        clean.remove(path)
     assert clean.unplanned(fewer) == []
-    assert at_work.exists() and results.result_dir(fewer.runs[0]).exists()
+    assert results.scratch_dir(at_work).exists() and not results.scratch_dir(dead).exists()
+    assert results.result_dir(fewer.runs[0]).exists()

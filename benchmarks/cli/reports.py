@@ -36,6 +36,8 @@ def report(
     from reports import build
     from reports.analysis import checks
 
+    if not results.RESULTS.is_dir():
+        raise InputError(f"There is no folder {results.RESULTS.absolute()}: run proctor in the project's folder.")
     of_suite = parameters.load().allow if Path("params.yaml").exists() else {}
     reasons = of_suite | dict(entry.partition("=")[::2] for entry in allow or ())
     try:

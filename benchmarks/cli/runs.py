@@ -62,9 +62,9 @@ def clean(
 
     unplanned = cleaning.unplanned(plans.read(results.RESULTS))
     for path in unplanned:
+        if not dry_run:
+            cleaning.remove(path)
         say(f"{'would remove' if dry_run else 'removed'} {path}")
-    if not dry_run:
-        cleaning.remove(unplanned)
     say(f"{counted(len(unplanned), 'unplanned file or folder', 'unplanned files and folders')}.")
 
 

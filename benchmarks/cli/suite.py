@@ -13,9 +13,9 @@ from pydantic_core import to_jsonable_python
 from rich.text import Text
 
 import methods
+from benchmarks import integrity, records, results, status
 from benchmarks import params as parameters
 from benchmarks import plan as plans
-from benchmarks import records, results, status
 from benchmarks.cli.app import SUITE, JsonOption, app, plain_table, say, wide_console
 from benchmarks.plan import Run
 from benchmarks.status import State
@@ -45,7 +45,7 @@ def plan(
     write: Annotated[bool, typer.Option("--write", help="Also write results/plan, for the pipeline.")] = False,
     why: Annotated[str | None, typer.Option(metavar="RUN", help="Show what changed in this run alone.")] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Exit with 1 if a run is not done, and print nothing.")
+        bool, typer.Option("--check", help="Exit with 1 if a run is not done or not scored as it is; print nothing.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -64,10 +64,12 @@ def plan(
     if why:
         _explain(why, runs)
         return
+    made = plans.make(values.suite, planned)
     if check:
-        raise typer.Exit(0 if all(status.read_status(run).state is State.DONE for run in runs) else 1)
+        done = all(status.read_status(run).state is State.DONE for run in runs)
+        raise typer.Exit(0 if done and not any(map(integrity.score_problems, made.groups)) else 1)
     if write:
-        plans.write(results.RESULTS, plans.make(values.suite, planned))
+        plans.write(results.RESULTS, made)
     rows = monitor.rows(planned)
     columns = ("run", "state", "reason")
     if as_json:
@@ -87,7 +89,6 @@ def doctor(
 ) -> None:
     """Find everything in params.yaml, data sets and teachers that would stop or spoil the suite, file by file."""
     from benchmarks import doctor as checks
-    from benchmarks import integrity
 
     if stored:
         plan = plans.read(results.RESULTS)

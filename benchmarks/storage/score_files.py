@@ -35,9 +35,13 @@ def seal_path(results: Path, group: str) -> Path:
 
 def seal(results: Path, group: str, files: Iterable[Path], records: Mapping[str, str]) -> None:
     """Write the seal of a group whose files are complete."""
-    digests = {path.relative_to(results).as_posix(): file_digest(path, full=True) for path in sorted(files)}
+    digests = {_name(path, results): file_digest(path, full=True) for path in sorted(files)}
     with replacing(seal_path(results, group)) as partial:
         partial.write_text(json.dumps(Seal(files=digests, records=dict(records)).model_dump(), indent=1) + "\n")
+
+
+def _name(path: Path, results: Path) -> str:
+    return path.relative_to(results).as_posix()
 
 
 def read_seal(results: Path, group: str) -> Seal:
@@ -68,6 +72,8 @@ def problems(results: Path, group: str, records: Mapping[str, str] | None, full:
             continue
         if changed:
             found.append(f"{results / name} was changed after it was scored: `dvc repro` scores {group} again.")
+    added = sorted(path for path in (results / "details" / group).glob("*") if _name(path, results) not in stored.files)
+    found += [f"{path} was added after {group} was scored: remove it." for path in added]
     return found + ([] if records is None else _unlike(stored.records, records, group))
 
 

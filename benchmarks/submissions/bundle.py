@@ -10,7 +10,7 @@ import gzip
 import hashlib
 import io
 import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -137,6 +137,8 @@ def _folders(names: Sequence[str]) -> list[Path]:
     for name in names:
         folder = results.RESULTS / "predictions" / name.rstrip("/")
         runs = {folder} if (folder / "record.json").is_file() else {p.parent for p in folder.glob("*/record.json")}
+        if folder not in runs:  # of a group, those that are planned
+            runs = {run for run in runs if run.name in _scored(folder.name)}
         if not runs:
             raise InputError(
                 f"There is no finished run {name!r} in {results.RESULTS / 'predictions'}. Give a group "
@@ -144,6 +146,13 @@ def _folders(names: Sequence[str]) -> list[Path]:
             )
         folders |= runs
     return sorted(folders)
+
+
+def _scored(group: str) -> Collection[str]:
+    """The runs, SPLIT-seedK, that the scores of a group are of."""
+    if found := score_files.problems(results.RESULTS, group, records=None):
+        raise InputError("\n".join(found))
+    return score_files.read_seal(results.RESULTS, group).records
 
 
 def _load(folder: Path) -> tuple[Record, dict[str, Predictions]]:
