@@ -127,6 +127,15 @@ def test_a_change_that_keeps_size_and_time_is_found_by_the_full_check(planned: P
     assert str(path) in problem
 
 
+def test_the_doctor_says_how_dvc_makes_again_what_it_overlooks(planned: Plan) -> None:
+    plan.write(results.RESULTS, planned)
+    doctor = ["doctor", "--results"]
+    assert CliRunner().invoke(app, doctor).exit_code == 0
+    edited(np.negative)(scores_of(planned.runs[0]))
+    answer = CliRunner().invoke(app, doctor)
+    assert answer.exit_code == 1 and "Remove the files that are named" in answer.output
+
+
 @pytest.mark.parametrize("text", ["[]", "{}", "", "null", "\x00\xff", '{"schema": 1}'])
 def test_a_record_that_is_none_is_named(planned: Plan, text: str) -> None:
     path = results.result_dir(planned.runs[0]) / "record.json"

@@ -97,6 +97,8 @@ def doctor(
             print(json.dumps(damaged, indent=1))
         for problem in () if as_json else damaged:
             say(problem)
+        if damaged:
+            say("Remove the files that are named, then `dvc repro`: DVC overlooks a change that keeps size and time.")
         say(f"{counted(len(plan.runs), 'planned run')} and their scores: {counted(len(damaged), 'problem')}.")
         raise typer.Exit(1 if damaged else 0)
     report = checks.examine(parameters.load())
