@@ -124,20 +124,17 @@ def _described(path: Path) -> Array:
     return Array(shape=list(array.shape), dtype=str(array.dtype), digest=file_digest(path))
 
 
-def load(folder: Path, full: bool = False) -> tuple[Record, dict[str, Predictions]]:
+def load(folder: Path) -> tuple[Record, dict[str, Predictions]]:
     """The record of a stored run and, by category, its predictions (arrays memory-mapped).
-
-    Args:
-        full: compute every digest, even where size and modification time of a file are as they were.
 
     Raises:
         ValueError: a file is missing, damaged, or not what was written; the message names it.
     """
     record = records.read(folder / "record.json")
-    return record, _read(folder, record.categories, full)
+    return record, _read(folder, record.categories)
 
 
-def load_part(folder: Path, name: str, full: bool = False) -> dict[str, Predictions]:
+def load_part(folder: Path, name: str) -> dict[str, Predictions]:
     """A part of a stored run, as `load` gives its test images; empty if it has none.
 
     `interference`: probes, with maps of the first M only. `private`: test images whose truth only a server knows.
@@ -145,23 +142,26 @@ def load_part(folder: Path, name: str, full: bool = False) -> dict[str, Predicti
     Raises:
         ValueError: as `load`.
     """
-    part: dict[str, Images] = getattr(records.read(folder / "record.json"), name)
-    return _read(folder / name, part, full)
+    return _read(folder / name, getattr(records.read(folder / "record.json"), name))
 
 
 def check(folder: Path, full: bool = False) -> Record:
     """Read a stored run with all its arrays.
 
+    Args:
+        full: compute every digest, even where size and modification time of a file are as they were.
+
     Raises:
         ValueError: as `load`.
     """
-    record, _ = load(folder, full)
-    for part in PARTS:
-        load_part(folder, part, full)
+    record = records.read(folder / "record.json")
+    _read(folder, record.categories, full)
+    for name in PARTS:
+        _read(folder / name, getattr(record, name), full)
     return record
 
 
-def _read(folder: Path, listed: Mapping[str, Images], full: bool) -> dict[str, Predictions]:
+def _read(folder: Path, listed: Mapping[str, Images], full: bool = False) -> dict[str, Predictions]:
     predictions = {}
     for category, images in listed.items():
         scores = _array(folder / f"{category}.scores.npy", images.scores, full)
@@ -178,7 +178,7 @@ def _array(path: Path, expected: Array | None, full: bool) -> NDArray[np.float32
     try:
         digest = file_digest(path, full)
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror})") from None
+        raise ValueError(f"{path} is missing or cannot be read ({error.strerror})") from None
     if digest != expected.digest:  # before the content is parsed, which may be anything
         raise ValueError(f"{path} was changed after it was written: its digest is not the one in the record")
     array: NDArray[np.float32] = np.load(path, mmap_mode="r")
