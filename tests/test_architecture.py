@@ -147,3 +147,13 @@ def test_a_stage_depends_on_the_code_that_decides_its_output(stage: str) -> None
     missing = {name for name, path in paths.items() if not any(path == dep or dep in path.parents for dep in deps)}
     assert not missing
     assert all(dep.exists() for dep in deps)
+
+
+def test_git_ignores_what_dvc_keeps_even_after_a_stage_has_failed() -> None:
+    """DVC adds such entries itself, and takes them back where a later stage fails."""
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].values()
+    outs = [out if isinstance(out, dict) else {out: {}} for stage in stages for out in stage.get("outs", ())]
+    kept = {path for out in outs for path, options in out.items() if options.get("cache", True)}
+    ignored = (ROOT / ".gitignore").read_text().splitlines()
+    assert len(kept) == 4
+    assert all("/{}/{}/".format(*Path(path).parts) in ignored for path in kept)
