@@ -23,6 +23,7 @@ from methods.components import feature_cache, teachers, train_loop
 from methods.components.teachers import Teacher
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+Selection = Literal["last", "validation", "oracle"]
 # From what is measured after an epoch to the value that the selected epoch minimises.
 CRITERIA: dict[str, Callable[[Mapping[str, float]], float] | None] = {
     "last": None,
@@ -58,7 +59,7 @@ class Distillation(Method):
     batch_size: int = 16
     learning_rate: float = 5e-3
     betas: tuple[float, float] = (0.5, 0.999)
-    selection: Literal["last", "validation", "oracle"] = "last"
+    selection: Selection = "last"
 
     def __post_init__(self) -> None:
         name = type(self).__name__

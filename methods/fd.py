@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from methods.base import InputError
 from methods.components.anomaly_maps import BLUR, cosine_distance, resize
 from methods.components.teachers import Teacher
-from methods.distillation import Distillation
+from methods.distillation import Distillation, Selection
 
 
 @dataclass(kw_only=True, eq=False)
@@ -46,7 +46,7 @@ class FD(Distillation):
     momentum: float = 0.9
     weight_decay: float = 1e-4
     batch_size: int = 32
-    selection: Literal["last", "validation", "oracle"] = "validation"
+    selection: Selection = "validation"
     combine: Literal["product", "sum"] = "product"
 
     def __post_init__(self) -> None:

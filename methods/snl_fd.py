@@ -16,6 +16,7 @@ from torch import nn
 from methods.base import InputError
 from methods.components.structural import CRAM, Structural
 from methods.components.teachers import Teacher
+from methods.distillation import Selection
 from methods.fd import FD
 
 
@@ -34,7 +35,7 @@ class SNLFD(Structural, FD):
     optimiser: Literal["sgd", "adam"] = "adam"
     learning_rate: float = 5e-3
     batch_size: int = 16
-    selection: Literal["last", "validation", "oracle"] = "last"
+    selection: Selection = "last"
     combine: Literal["product", "sum"] = "sum"
 
     def build_student(self, teacher: Teacher) -> nn.Module:

@@ -1,14 +1,16 @@
 """One sweep over every method in methods/: each keeps what the interface promises."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 
 import methods
+from benchmarks.schema import SELECTIONS
 from benchmarks.sources import sources
 from methods.base import Context, InputError, Method, Prediction, Sample
+from methods.distillation import CRITERIA, Selection
 
 METHODS = methods.names()
 SMALL: dict[str, Any] = {"teacher": "test_resnet.untrained", "image_size": 64, "epochs": 2, "batch_size": 4}
@@ -184,3 +186,7 @@ def test_no_training_image_is_refused() -> None:
 def test_samples_cannot_be_relabelled() -> None:
     with pytest.raises(TypeError):
         replace(samples(1)[0], label=1)  # type: ignore[call-arg]
+
+
+def test_every_selection_has_a_criterion_and_a_name_that_reports_know() -> None:
+    assert get_args(Selection) == tuple(CRITERIA) == SELECTIONS
