@@ -9,7 +9,7 @@ from itertools import product
 from benchmarks import datasets, runs
 from benchmarks.execution import executors
 from benchmarks.metrics.conventions import CONVENTIONS
-from benchmarks.params import Params
+from benchmarks.params import Params, needed_by_dvc
 from benchmarks.schema import group_name
 from methods.base import InputError, did_you_mean
 
@@ -26,7 +26,7 @@ def check(params: Params) -> list[str]:
         InputError: an entry names what does not exist; all mistakes are listed, one a line.
     """
     ready = runs.variants(params)
-    if mistakes := [*_names(params), *_groups(params), *_device(params)]:
+    if mistakes := [*_names(params), *_groups(params), *_device(params), *needed_by_dvc(params)]:
         raise InputError("\n".join(f"params.yaml: {mistake}" for mistake in mistakes))
     return list(_without_effect(params, [variant.teacher for variant in ready if variant.teacher]))
 

@@ -15,7 +15,7 @@ from benchmarks.datasets._contents import Contents, read_all
 from benchmarks.datasets._problems import Problem, Severity, grouped
 from benchmarks.datasets.base import Dataset
 from benchmarks.metrics.conventions import CONVENTIONS
-from benchmarks.params import Params
+from benchmarks.params import Params, needed_by_dvc
 from methods.base import InputError, Method, did_you_mean
 
 SHOWN = 4  # different sizes or modes in a cell of the table
@@ -77,6 +77,7 @@ def examine(params: Params) -> Report:
         if not any(finding.severity == "error" for finding in of_dataset):
             sound.append(name)
     findings += _conventions(params)
+    findings += [Finding("error", "params.yaml", message) for message in needed_by_dvc(params)]
     of_methods = list(_methods(params))
     findings += of_methods
     if not of_methods:  # else the plan would stop at the same

@@ -43,6 +43,11 @@ def score_problems(group: Group) -> list[str]:
     ]
 
 
+def is_scored(group: Group) -> bool:
+    """Whether a score file or the seal of a group is stored, sound or not."""
+    return any((results.RESULTS / "scores" / f"{group.name}.{suffix}").exists() for suffix in ("csv", "json"))
+
+
 def seal(group: str, runs: Sequence[Run]) -> None:
     """Write the seal of a group that has just been scored."""
     rows = [results.RESULTS / kind / f"{group}.csv" for kind in ("scores", "interference")]
@@ -71,5 +76,5 @@ def _group_problems(group: Group, full: bool) -> Iterator[str]:
                 results.check(folder, full)
             except ValueError as error:
                 yield f"{error}: `dvc repro` runs {run.name} again."
-    if score_files.seal_path(results.RESULTS, group.name).exists():
+    if is_scored(group):
         yield from score_files.problems(results.RESULTS, group.name, _digests(_records(group.runs)), full)

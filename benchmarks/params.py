@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
@@ -26,6 +27,7 @@ def _scalar(value: Any) -> Any:
     return value
 
 
+PATH = Path("params.yaml")
 NOT_EMPTY, DISTINCT = Field(min_length=1), AfterValidator(_distinct)
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$")]
 Names = Annotated[list[Name], DISTINCT]
@@ -93,6 +95,9 @@ class Variant(BaseModel, extra="allow", frozen=True):
         return self.model_extra or {}
 
 
+READ_BY_DVC = ("pretrain", "conventions", "allow")  # entries with a default that dvc.yaml needs to be written out
+
+
 class Params(BaseModel, extra="forbid", frozen=True):
     """The whole of `params.yaml`; the comments of `suites/toy.yaml` explain each entry."""
 
@@ -120,7 +125,7 @@ class Params(BaseModel, extra="forbid", frozen=True):
         return {name: Path("results") / "teachers" / f"{name}.safetensors" for name in self.pretrain} | self.weights
 
 
-def load(path: Path = Path("params.yaml")) -> Params:
+def load(path: Path = PATH) -> Params:
     """Read and check a parameter file.
 
     Raises:
@@ -143,6 +148,13 @@ def check(entries: dict[str, Any], source: str | Path) -> Params:
         return Params.model_validate(entries)
     except ValidationError as error:
         raise InputError("\n".join(f"{source}: {message}" for message in _messages(error))) from None
+
+
+def needed_by_dvc(params: Params) -> list[str]:
+    """Entries that dvc.yaml reads have to be written, even where they are the default: a sentence if any is not."""
+    absent = [name for name in READ_BY_DVC if name not in params.model_fields_set]
+    defaults = [f"`{name}: {json.dumps(Params.model_fields[name].default)}`" for name in absent]
+    return [f"no {', '.join(absent)}, which dvc.yaml reads. Add the default: {', '.join(defaults)}."] if absent else []
 
 
 _MODELS: dict[str, type[BaseModel]] = {"compute": Compute, "executor": Executor, "interference": Interference}
@@ -192,7 +204,7 @@ def _messages(error: ValidationError) -> Iterator[str]:
             wrong.setdefault((name, expected), []).append(_short.repr(value))
     if missing:
         verb = "is" if len(missing) == 1 else "are"
-        yield f"{', '.join(missing)} {verb} missing (`benchmarks/suites/toy.yaml` shows and explains them)."
+        yield f"{', '.join(missing)} {verb} missing (`benchmarks/suites/toy.yaml` explains every entry)."
     for hint, names in unknown.items():
         yield f"unknown {'entry' if len(names) == 1 else 'entries'} {', '.join(names)}. {hint}"
     for (name, expected), values in wrong.items():

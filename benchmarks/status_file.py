@@ -43,7 +43,7 @@ class StatusReport(BaseModel, frozen=True, extra="forbid"):
     run: str
     state: Literal["queued", "running", "lost", "failed"]  # lost: without its own fault; it is started again
     error: str = ""
-    traceback: str = ""
+    explained: bool = False  # `error` names its cure, so a log adds nothing
     owner: str | None = None  # the process that claimed the run last
     # Where: see `Place`.
     executor: str = "local"

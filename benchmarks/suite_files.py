@@ -11,11 +11,6 @@ from methods.components.atomic import replacing
 
 SUITES = Path(__file__).parent / "suites"
 YOURS = ("executor", "roots", "weights")  # what a user's machine decides, and no suite of ours states
-PIPELINE = (
-    "pretrain",
-    "conventions",
-    "allow",
-)  # dvc.yaml reads these, so their defaults are written
 
 
 class Selected(NamedTuple):
@@ -44,7 +39,7 @@ def select(suite: str, target: Path) -> Selected:
     stated = [name for name in YOURS if name in before]
     kept = {name: before[name] for name in stated if name not in chosen}
     replaced = [name for name in stated if name in chosen and chosen[name] != before[name]]
-    defaults = {name: params.Params.model_fields[name].default for name in PIPELINE if name not in chosen}
+    defaults = {name: params.Params.model_fields[name].default for name in params.READ_BY_DVC if name not in chosen}
     entries = chosen | defaults | kept
     params.check(entries, target)
 

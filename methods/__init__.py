@@ -42,7 +42,8 @@ def load(name: str) -> type[Method]:
         InputError: there is no such file, it cannot be imported, or it defines no method.
     """
     if name not in _files():
-        raise InputError(f"There is no method {name!r}. {did_you_mean(name, names())} A new one is methods/{name}.py.")
+        hint = did_you_mean(name, names())
+        raise InputError(f"There is no method {name!r}. {hint} To add it, create methods/{name}.py.")
     classes = _defined_in(_module(name))
     if len(classes) != 1:
         raise InputError(f"methods/{name}.py must define one complete subclass of Method; it has {len(classes)}.")

@@ -14,9 +14,10 @@ from benchmarks import records as stored
 from benchmarks.plan import Plan
 from benchmarks.records import Epoch, Record
 from benchmarks.schema import PROBE_COLUMNS, SCORE_COLUMNS
+from benchmarks.wording import counted
 from methods.base import InputError
 from reports import published
-from reports.vocabulary import BLOCK, IDENTITY, count, run_name, run_of
+from reports.vocabulary import BLOCK, IDENTITY, run_name, run_of
 
 DETAILS = ["variant", "dataset", "protocol", "category", "seed"]
 FILES = ["arrays", "extremes", "composites", "maps"]
@@ -56,7 +57,7 @@ def planned_rows(rows: pd.DataFrame, plan: Plan, current: bool = False) -> pd.Da
         wanted = names.map(fingerprints)
         kept &= wanted.isna() | (rows.fingerprint == wanted)
     if dropped := int((~kept).sum()):
-        log.info("%s of runs that are not planned, or outdated, left out", count(dropped, "row"))
+        log.info("%s of runs that are not planned, or outdated, left out", counted(dropped, "row"))
     return rows[kept].reset_index(drop=True)
 
 
@@ -109,7 +110,7 @@ def _read_rows(folder: Path, columns: Sequence[str], problems: list[str]) -> pd.
     if (repeated := scores.duplicated(key, keep="last")).any():
         row = scores[repeated].iloc[0]
         problems.append(
-            f"{count(int(repeated.sum()), 'score')} in {folder.name} stored more than once, e.g. {row.metric} of "
+            f"{counted(int(repeated.sum()), 'score')} in {folder.name} stored more than once, e.g. {row.metric} of "
             f"{row.variant}, {row.category}, seed {row.seed}; the last one counts."
         )
     return scores[~repeated].reset_index(drop=True)

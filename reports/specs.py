@@ -97,7 +97,7 @@ def check(spec: Any) -> None:
         ("from", [spec.get("from", "cells")], tuple(SOURCES)),
         ("each", spec["each"], FACETS),
         ("where", list(spec.get("where", {})), WHERE),
-        ("rows or columns", axes, FACETS),
+        ("rows` or `columns", axes, FACETS),
         ("aggregation", [spec.get("aggregation", "mean")], AGGREGATIONS),
         ("highlight", [spec.get("highlight", "significant")], HIGHLIGHTS),
     ]

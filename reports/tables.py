@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.records import Record
+from benchmarks.wording import counted
 from reports import vocabulary
 from reports.aggregate import Cell, empty_cell, text_cell
 from reports.specs import AGGREGATIONS, axis_facets, open_facets
@@ -148,13 +149,13 @@ def _numbers(part: pd.DataFrame, aggregation: str) -> str:
     """What the numbers of a table are."""
     seeds = sorted({seed for cell in part.cell for seed in cell.values})
     over = {"mean": "mean ± sample standard deviation", "median": "median (lowest to highest)"}[aggregation]
-    spread = f"{over} over {len(seeds)} seeds" if len(seeds) > 1 else "one seed, no deviation"
+    spread = f"{over} over {len(seeds)} seeds" if len(seeds) > 1 else "one seed, so no standard deviation"
     listed = f" ({'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))})" if seeds else ""
     sentences = [f"{_unit(part.metric)}; {spread}{listed}."]
     if lower := [metric(name).title for name in part.metric.unique() if metric(name).direction == "lower"]:
         sentences.append(f"Lower is better: {', '.join(lower)}.")
     if MEAN in set(part.category):
-        sentences.append("The mean averages the categories within each seed first.")
+        sentences.append("The mean is taken over categories within each seed, then over seeds.")
     if DIFFERENCE in set(part.protocol):
         sentences.append("The difference is multi-class minus one-class in points, taken within each seed first.")
     return " ".join(sentences)
@@ -172,7 +173,7 @@ def _budget(records: Sequence[Record]) -> str:
     budgets = set()
     for record in records:
         values = record.hyper_parameters
-        parts = [f"{values.get('epochs', len(record.history))} epochs"]
+        parts = [counted(values.get("epochs", len(record.history)), "epoch")]
         parts += [f"images of {values['image_size']} px"] if "image_size" in values else []
         budgets.add(", ".join([*parts, *filter(None, [record.compute.get("precision")])]))
     return " or ".join(sorted(budgets)) or "not recorded"

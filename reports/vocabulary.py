@@ -66,16 +66,6 @@ def number(value: float, percent: bool = True, form: str = "") -> str:
     return f"{100 * value:{form}.1f}" if percent else f"{value:{form}.4g}"
 
 
-def count(items: int, noun: str) -> str:
-    """A counted noun.
-
-    >>> count(1, "run"), count(2, "run"), count(2, "category")
-    ('1 run', '2 runs', '2 categories')
-    """
-    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
-    return f"{items} {noun if items == 1 else plural}"
-
-
 def sentence(text: str) -> str:
     """The text with a full stop, unless it ends a sentence already.
 

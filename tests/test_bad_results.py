@@ -57,7 +57,7 @@ def test_one_seed_and_one_category_are_shown_for_what_they_are(tmp_path: Path, o
     write_scores(tmp_path, write_run(tmp_path, [("bolt", 0)]))
     assert problems(tmp_path, of_tables) == []
     text = tables_of(tmp_path)["per_category-toy-one_class-image_auroc-folder-label-all.md"]
-    assert "one seed, no deviation (seed 0)" in text and "±" not in text and "**90" not in text
+    assert "one seed, so no standard deviation (seed 0)" in text and "±" not in text and "**90" not in text
     assert not [name for name in tables_of(tmp_path) if name.startswith(("ranks", "comparisons"))]
 
 
@@ -96,7 +96,7 @@ def test_a_record_of_another_schema_costs_its_own_link_alone(tmp_path: Path, of_
         ({"where": {"selection": ["lasst"]}}, "unknown selection 'lasst'. Did you mean 'last'?"),
         ({"where": {"metrik": ["aupro"]}}, "unknown `where` 'metrik'. Did you mean 'metric'?"),
         ({"where": {"metric": "aupro"}}, "`where` gives metric 'aupro'; it takes a list: [aupro]"),
-        ({"columns": ["metric", "varian"]}, "unknown `rows or columns` 'varian'. Did you mean 'variant'?"),
+        ({"columns": ["metric", "varian"]}, "unknown `rows` or `columns` 'varian'. Did you mean 'variant'?"),
         ({"aggregation": "medain"}, "unknown `aggregation` 'medain'. Did you mean 'median'?"),
         ({"highlight": "best"}, "unknown `highlight` 'best'. Known: significant, none."),
         ({"agregation": "mean"}, "unknown entry 'agregation'. Did you mean 'aggregation'?"),
@@ -150,7 +150,7 @@ def test_seeds_that_are_no_longer_planned_leave_every_mean(tmp_path: Path, of_ta
     plans.write(tmp_path, factories.plan([factories.record()]))
     assert problems(tmp_path, of_tables) == []
     text = tables_of(tmp_path)["per_category-toy-one_class-image_auroc-folder-label-all.md"]
-    assert "one seed, no deviation (seed 0)" in text and "90.0" in text and "90.5" not in text
+    assert "one seed, so no standard deviation (seed 0)" in text and "90.0" in text and "90.5" not in text
 
 
 def test_an_outdated_run_is_a_finding_and_enters_no_table(tmp_path: Path, of_tables: Path) -> None:
@@ -159,7 +159,7 @@ def test_an_outdated_run_is_a_finding_and_enters_no_table(tmp_path: Path, of_tab
            for seed, code in enumerate("ab")]  # fmt: skip
     plans.write(tmp_path, plans.make("s", now))
     (problem,) = problems(tmp_path, of_tables)
-    assert "bolt-seed1 is older than its method code" in problem and problem.endswith("[stale]")
+    assert "bolt-seed1 was made with another method code" in problem and problem.endswith("[stale]")
     text = tables_of(tmp_path)["per_category-toy-one_class-image_auroc-folder-label-all.md"]
     assert "1 of 2 seeds; seed 1: no finished run was scored" in text and "90.5" not in text
 

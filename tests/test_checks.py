@@ -68,7 +68,7 @@ def test_a_whole_even_suite_is_clean() -> None:
         (find(SCORES[:-1]), "unscored", "fd-toy-one_class/cloth-seed1 has no score"),
         (find(records=RECORDS[:-1], plan=factories.NO_PLAN), "unscored", "1 scored run without a readable record"),
         (find(with_last(SCORES, fingerprint="old")), "stale", "belong to another fit"),
-        (find(records=last_record(fingerprint_parts={"method code": "b"})), "stale", "older than its method"),
+        (find(records=last_record(fingerprint_parts={"method code": "b"})), "stale", "made with another method"),
         (find(SCORES[:-1]), "seeds", "fd has no score of cloth with seed 1"),
         (find([r for r in SCORES if (r["variant"], r["seed"]) != ("fd", 1)]), "seeds", "differ (fd: 0; rd: 0, 1)"),
         (find(with_last(SCORES, value=0.51)), "collapsed", "image_auroc near chance (cloth seed 1: 0.510)"),

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,9 @@ SUITE: dict[str, Any] = {
     "datasets": ["toy"],
     "protocols": ["one_class"],
     "seeds": [0],
+    "pretrain": [],
+    "conventions": ["default"],
+    "allow": {},
 }
 
 
@@ -193,6 +197,28 @@ def test_plan_refuses_in_one_line_what_would_fail_later(
     assert ended.code == 2
     (line,) = ended.err.splitlines()
     assert line.startswith(message)
+
+
+def test_what_dvc_reads_has_to_be_written_even_where_it_is_the_default(
+    proctor: Callable[..., Ended], project: Path, toy_root: Path
+) -> None:
+    kept = {name: value for name, value in SUITE.items() if name not in ("pretrain", "allow")}
+    (project / "params.yaml").write_text(yaml.safe_dump(kept | {"roots": {"toy": str(toy_root)}}))
+    said = "no pretrain, allow, which dvc.yaml reads. Add the default: `pretrain: []`, `allow: {}`."
+    planned, examined = proctor("plan"), proctor("doctor")
+    assert (planned.code, planned.err.strip()) == (2, f"error: params.yaml: {said}")
+    assert examined.code == 1 and f"error params.yaml: {said}" in examined.err
+
+
+def test_status_says_that_params_yaml_was_changed_since(
+    proctor: Callable[..., Ended], project: Path, toy_root: Path
+) -> None:
+    change(project, roots={"toy": str(toy_root)})
+    proctor("plan", "--write")
+    assert "params.yaml" not in proctor("status").err
+    later = (project / "params.yaml").stat().st_mtime + 60
+    os.utime(project / "params.yaml", (later, later))
+    assert "params.yaml was changed after these runs were planned" in proctor("status").err
 
 
 @pytest.mark.parametrize(("number", "expected"), [(0, "0 runs"), (1, "1 run"), (2, "2 runs"), (1725, "1,725 runs")])

@@ -234,24 +234,35 @@ def test_a_damaged_score_file_is_one_line_with_the_file_and_the_cure(planned: Pl
     assert "\n" not in str(error.value)
 
 
-def test_a_check_of_the_plan_tells_by_its_exit_code_whether_all_is_done_and_scored(
+def test_a_check_of_the_plan_names_what_is_not_done_or_not_scored_as_it_is(
     planned: Plan, toy_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text(yaml.safe_dump(VALUES | {"roots": {"toy": str(toy_root)}}))
 
-    def check() -> int:
-        return CliRunner().invoke(app, ["plan", "--check"]).exit_code
+    def check(*options: str) -> tuple[int, str]:
+        ended = CliRunner().invoke(app, ["plan", *options])
+        return ended.exit_code, ended.stderr
 
-    assert check() == 0
+    assert check("--check") == (0, "")
     scores = results.RESULTS / "scores" / f"{planned.groups[0].name}.csv"
     kept = scores.read_bytes()
     scores.write_bytes(kept.replace(b"0.", b"0.9", 1))
-    assert check() == 1
+    edited = f"{scores} was changed after it was scored: `dvc repro` scores {planned.groups[0].name} again.\n"
+    assert check("--check") == (1, edited)
+    assert check() == (0, edited)
     scores.write_bytes(kept)
-    assert check() == 0
+    assert check("--check") == (0, "")
     scores_of(planned.runs[0]).unlink()
-    assert check() == 1
+    code, said = check("--check")
+    assert code == 1 and said.startswith(f"{planned.runs[0].name} is stale")
+
+
+def test_scores_without_a_seal_are_named(planned: Plan) -> None:
+    group = planned.groups[0].name
+    (results.RESULTS / "scores" / f"{group}.json").unlink()
+    (problem,) = integrity.problems(planned)
+    assert problem.startswith(f"{results.RESULTS / 'scores' / group}.csv has no {group}.json")
 
 
 def test_a_bundle_of_a_group_holds_its_planned_runs_alone(planned: Plan, toy_root: Path, tmp_path: Path) -> None:

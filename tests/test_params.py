@@ -24,6 +24,9 @@ VALID: dict[str, Any] = {
     "datasets": ["toy"],
     "protocols": ["one_class"],
     "seeds": [0],
+    "pretrain": [],
+    "conventions": ["default"],
+    "allow": {},
 }
 TEXT = "suite: mine\nmethods: [rd]\ndatasets: [toy]\nprotocols: [one_class]\nseeds: [0]\n"
 

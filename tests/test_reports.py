@@ -340,7 +340,7 @@ def test_an_unknown_name_in_a_spec_is_reported(tmp_path: Path, where: dict[str, 
     ("change", "said"),
     [
         ({"title": "t", "each": ["dataset", "metric", "subset"]}, "protocol must be in `each`"),
-        ({"rows": "colour"}, "unknown `rows or columns` &#39;colour&#39;"),
+        ({"rows": "colour"}, "unknown `rows` or `columns` &#39;colour&#39;"),
         ({"figure": "bars", "from": "cells"}, "unknown entry &#39;columns&#39;"),
         ({"note": "x"}, "unknown entry &#39;note&#39;"),
     ],

@@ -70,7 +70,7 @@ def test_a_run_that_is_finished_but_not_collected_is_scored_while_others_run(sui
     Path("rows.csv").write_text(scored.stdout)
     assert set(pd.read_csv("rows.csv")["category"]) == {"cog", "tray", "fabric"}
     assert all(results.result_dir(run).is_dir() for run in first)
-    with pytest.raises(InputError, match=r"3 runs cannot be scored, such as bright.*seed1 is running"):
+    with pytest.raises(InputError, match=r"3 runs cannot be scored. bright.*seed1 is running"):
         raise proctor("score", "bright", "toy", "one_class", "--seed", "1").exception or AssertionError
 
 
@@ -93,6 +93,26 @@ def test_runs_that_fail_alike_are_one_message_with_one_log(suite: list[Run], mon
     assert "failed 3 runs: ValueError: the loss is [not] finite" in command.stderr
     assert command.stderr.count("the last line") == 1
     assert "3 of 3 runs did not finish" in command.stderr
+
+
+def test_an_error_that_names_its_cure_is_printed_without_a_log(
+    suite: list[Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def launch(pending: list[Run], *_: object) -> None:
+        for run in pending:
+            folder = results.scratch_dir(run) / "log"
+            folder.mkdir(parents=True)
+            (folder / "1_log.err").write_text("Traceback\n")
+            with pytest.raises(InputError):
+                worker.execute(run, "cpu", 1, 1.0)
+
+    monkeypatch.setattr("benchmarks.execution.driver.launch", launch)
+    monkeypatch.setattr("benchmarks.fingerprint.changed_parts", lambda run: ["method code"])
+    command = proctor("run", "--variant", "bright", "--seed", "0")
+    assert command.exit_code == 1 and "Traceback" not in command.stderr
+    assert "changed since this run was planned: method code. `dvc repro` plans and runs it as it is now." in (
+        command.stderr
+    )
 
 
 @pytest.mark.parametrize(

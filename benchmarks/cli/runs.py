@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -26,6 +27,7 @@ from benchmarks.cli.app import (
 )
 from benchmarks.plan import Run
 from benchmarks.status import State, Status
+from benchmarks.status_file import read_report
 from benchmarks.wording import counted
 
 
@@ -46,6 +48,8 @@ def status(
         print(json.dumps([row.json_object() for row in monitor.rows(entries)], indent=1))
     else:
         wide_console().print(monitor.table(monitor.rows(entries)))
+        if _is_newer(parameters.PATH, results.RESULTS / plans.FOLDER / "suite.json"):
+            say(f"{parameters.PATH} was changed after these runs were planned: `proctor plan` lists those of now.")
         if unplanned := cleaning.unplanned(plan):
             say(
                 f"{counted(len(unplanned), 'unplanned result')}, such as {unplanned[0]}, in no table; "
@@ -53,11 +57,15 @@ def status(
             )
 
 
+def _is_newer(path: Path, than: Path) -> bool:
+    return path.exists() and path.stat().st_mtime > than.stat().st_mtime
+
+
 @app.command(rich_help_panel=RUNS)
 def clean(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed.")] = False,
 ) -> None:
-    """Remove results that the plan does not name: of earlier suites, seeds or parameters; never what is at work."""
+    """Remove what is stored of earlier suites, seeds or parameters and not planned; never of a run in progress."""
     from benchmarks import clean as cleaning
 
     unplanned = cleaning.unplanned(plans.read(results.RESULTS))
@@ -118,14 +126,15 @@ def _collect(runs: list[Run]) -> None:
     for entry, reached in unfinished:
         alike.setdefault(reached, []).append(entry)
     for (state, reason), entries in alike.items():
-        subject = f"{len(entries)} runs" if len(entries) > 1 else entries[0].name
+        subject = counted(len(entries), "run") if len(entries) > 1 else entries[0].name
         typer.secho(f"{state} {subject}: {reason}", err=True, fg="red")
         if len(entries) > 1:
             rest = ", …" if len(entries) > 3 else ""
             typer.echo(f"runs: {', '.join(entry.name for entry in entries[:3])}{rest} (`proctor status`)", err=True)
-        if tail := states.log_tail(entries[0], lines=15):
+        report = read_report(entries[0])
+        if not (report and report.explained) and (tail := states.log_tail(entries[0], lines=15)):
             typer.echo(f"log: {states.log_dir(entries[0])}\n{tail}", err=True)
     if unfinished:
         number = f"{len(unfinished)} of {counted(len(runs), 'run')}"
-        say(f"{number} did not finish; the finished ones are kept. Start again to retry.")
+        say(f"{number} did not finish; the finished ones are kept. `dvc repro` tries the others again.")
         raise typer.Exit(1)

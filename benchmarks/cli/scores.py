@@ -32,8 +32,8 @@ def score(variant: str, dataset: str, protocol: str, split: SplitOption = None, 
     chosen = plans.select(plan, variant=variant, dataset=dataset, protocol=protocol, split=split, seed=seed)
     if unfinished := states.collect_finished(chosen.runs):  # a finished run may wait for its driver to collect it
         run, (state, reason) = unfinished[0]
-        example = f"{run.name} is {state}{reason and f' ({reason})'}"
-        raise InputError(f"{counted(len(unfinished), 'run')} cannot be scored, such as {example}: `dvc repro`.")
+        first = f"{run.name} is {state}{reason and f' ({reason})'}"
+        raise InputError(f"{counted(len(unfinished), 'run')} cannot be scored. {first}: `dvc repro` runs what is left.")
     if alone:
         sys.stdout.write(scoring.score_runs(chosen.runs, values.conventions).to_csv(index=False))
     else:

@@ -39,7 +39,7 @@ def bundle(
     runs: Annotated[list[str], typer.Argument(help="Groups, or runs as `proctor status` names them; of one group.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The bundle to write, x.tar.gz.")],
     licence: Annotated[str, typer.Option(help="Of maps and numbers: an SPDX identifier, such as CC-BY-4.0.")],
-    contact: Annotated[str, typer.Option(help="Whom to ask: an address or a page.")],
+    contact: Annotated[str, typer.Option(help="Whom to ask: an e-mail address or a web page.")],
     name: Annotated[str | None, typer.Option(help="Title of the submission; default: the variant.")] = None,
     url: Annotated[str | None, typer.Option(help="A page about it.")] = None,
     weights: Annotated[list[Path] | None, typer.Option(help="A .safetensors file to put in; may be repeated.")] = None,

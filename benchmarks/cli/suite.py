@@ -45,7 +45,8 @@ def plan(
     write: Annotated[bool, typer.Option("--write", help="Also write results/plan, for the pipeline.")] = False,
     why: Annotated[str | None, typer.Option(metavar="RUN", help="Show what changed in this run alone.")] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Exit with 1 if a run is not done or not scored as it is; print nothing.")
+        bool,
+        typer.Option("--check", help="Only say what is not done or not scored as it is; exit with 1 if any."),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -66,8 +67,8 @@ def plan(
         return
     made = plans.make(values.suite, planned)
     if check:
-        done = all(status.read_status(run).state is State.DONE for run in runs)
-        raise typer.Exit(0 if done and not any(map(integrity.score_problems, made.groups)) else 1)
+        _say_outdated(made)
+        return
     if write:
         plans.write(results.RESULTS, made)
     rows = monitor.rows(planned)
@@ -78,6 +79,10 @@ def plan(
         table = plain_table(columns, ((row.run, row.state, row.reason) for row in rows))
         wide_console().print(table, Text(monitor.counts(rows)))
     pending = {row.run for row in rows if row.state in (State.MISSING, State.STALE, State.FAILED)}
+    for group in made.groups:
+        if integrity.is_scored(group) and pending.isdisjoint(run.name for run in group.runs):
+            for problem in integrity.score_problems(group):
+                say(problem)
     for sentence in forecast.sentences([run for run in runs if run.name in pending], values.executor):
         say(sentence)
 
@@ -137,7 +142,25 @@ def pretrain(teacher: str) -> None:
     file = results.RESULTS / "teachers" / f"{teacher}.safetensors"
     accuracy = procedural_teacher.pretrain(file)
     families = len(procedural_teacher.FAMILIES)
-    say(f"{file}: assigns {accuracy:.1%} of new images to the right one of {families} families.")
+    say(f"{file}: accuracy {accuracy:.1%} on new images of its {families} classes.")
+
+
+def _say_outdated(plan: plans.Plan) -> None:
+    """Say which runs are not done, and which groups are not scored as they are.
+
+    Raises:
+        Exit: with 1, if there are any.
+    """
+    states = {run.name: status.read_status(run) for run in plan.runs}
+    outdated = [f"{name} is {state}{reason and f' ({reason})'}."
+                for name, (state, reason) in states.items() if state is not State.DONE]  # fmt: skip
+    for group in plan.groups:
+        if all(states[run.name].state is State.DONE for run in group.runs):
+            outdated += integrity.score_problems(group)
+    for line in outdated:
+        say(line)
+    if outdated:
+        raise typer.Exit(1)
 
 
 def _check_reports(values: parameters.Params) -> None:

@@ -58,8 +58,8 @@ def load(name: str, root: str | Path | None = None, categories: Sequence[str] | 
     folder = expand_path(root) if root is not None else default_root(name)
     if not folder.is_dir():
         raise InputError(
-            f"{cls.title} is not at {folder} (no such folder). Give its root as a parameter, "
-            f"in the environment variable {variable(name)}, or put it at data/{name}.\n{cls.how_to_get()}"
+            f"{cls.title} is not at {folder} (no such folder). Set `roots: {{{name}: PATH}}` in params.yaml "
+            f"or the environment variable {variable(name)}, or put it at data/{name}.\n{cls.how_to_get()}"
         )
     return cls(folder, categories)
 

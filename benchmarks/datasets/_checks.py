@@ -123,8 +123,8 @@ def categories(dataset: Dataset) -> Iterator[Problem]:
         yield Problem("notice", f"{message} Correct their names if they should be.")
     missing = [name for name in dataset.official_counts if name not in dataset.on_disk]
     if missing:
-        message = f"{dataset.root}: {len(missing)} of {len(dataset.official_counts)} categories are not there: "
-        yield Problem("notice", f"{message}{_listed(missing)}. Means over categories do not compare with others.")
+        message = f"{dataset.root}: {len(missing)} of {len(dataset.official_counts)} categories are not there"
+        yield Problem("notice", f"{message}: {_listed(missing)}. Means over categories are not those of the whole set.")
 
 
 def _listed(names: list[str], most: int = 20) -> str:

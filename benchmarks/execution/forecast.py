@@ -45,7 +45,7 @@ def sentences(pending: Sequence[Run], settings: Settings) -> list[str]:
     if not pending:
         return []
     executor, total = kind(settings), forecast(pending)
-    unit = "GPU-hours" if executor.device.startswith("cuda") else "CPU-slot hours"
+    unit = "GPU-hours" if executor.device.startswith("cuda") else "CPU hours"
     known = len([run for run in pending if run.group not in total.unknown])
     lines = []
     if known:
@@ -58,7 +58,7 @@ def sentences(pending: Sequence[Run], settings: Settings) -> list[str]:
         rest = f" and {counted(len(total.unknown) - 3, 'more group')}" if len(total.unknown) > 3 else ""
         lines.append(
             f"{counted(len(pending) - known, 'run')}: cost unknown, because there is no record yet of "
-            f"{', '.join(total.unknown[:3])}{rest}; one run of each would give it (`proctor run --variant … --seed …`)."
+            f"{', '.join(total.unknown[:3])}{rest}; run one of each to get an estimate (`proctor run`)."
         )
     return [*lines, *filter(None, [executor.forecast(pending)])]
 

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -53,8 +52,9 @@ def execute(run: Run, device: str, threads: int, cache_gib: float, place: Place 
     except Superseded:
         raise
     except Exception as error:  # not an interrupt: such a run resumes
-        message = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-        claim.report("failed", error=message, traceback=traceback.format_exc())
+        explained = isinstance(error, InputError)
+        message = str(error) if explained else f"{type(error).__name__}: {error}"
+        claim.report("failed", error=message, explained=explained)
         raise
 
 
@@ -62,7 +62,7 @@ def _refuse_changes(run: Run) -> None:
     """What is executed must be what was planned: between the two, files may have been edited."""
     if changed := fingerprint.changed_parts(run):
         raise InputError(
-            f"changed since this run was planned: {', '.join(changed)}. Start again, and it is planned as it is now."
+            f"changed since this run was planned: {', '.join(changed)}. `dvc repro` plans and runs it as it is now."
         )
 
 

@@ -60,6 +60,9 @@ def problems(results: Path, group: str, records: Mapping[str, str] | None, full:
     try:
         stored = Seal.model_validate_json(path.read_bytes())
     except OSError:
+        rows = results / "scores" / f"{group}.csv"
+        if rows.exists():
+            return [f"{rows} has no {path.name} that says what it was computed from: `dvc repro` scores {group} again."]
         return [f"{group} is not scored: `dvc repro` scores it."]
     except ValidationError:
         return [f"{path} is damaged: `dvc repro` scores {group} again."]

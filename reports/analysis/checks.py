@@ -11,11 +11,12 @@ import pandas as pd
 from benchmarks.plan import Plan
 from benchmarks.records import Record
 from benchmarks.schema import group_name
+from benchmarks.wording import counted
 from methods.base import did_you_mean
 from reports.aggregate import bounds_text, impossible
 from reports.analysis import environment
 from reports.tables import Table
-from reports.vocabulary import BLOCK, GROUP, PROTOCOLS, count, run_name, run_of
+from reports.vocabulary import BLOCK, GROUP, PROTOCOLS, run_name, run_of
 
 NEAR_CHANCE = 0.55  # an AUROC below it is hardly better than guessing
 INVERTED = 0.45  # below it, anomalies score lower than normal images
@@ -127,7 +128,7 @@ def missing(records: Sequence[Record], plan: Plan) -> Iterator[Finding]:
     finished = {run_name(record) for record in records}
     for group in plan.groups:
         if names := sorted({run.name for run in group.runs} - finished):
-            part = f"{len(names)} of {count(len(group.runs), 'planned run')} not finished"
+            part = f"{len(names)} of {counted(len(group.runs), 'planned run')} not finished"
             yield Finding("missing", f"{group.name}: {part}, e.g. {names[0]}: `dvc repro`.", _place(group))
 
 
@@ -140,7 +141,7 @@ def unscored(scores: pd.DataFrame, records: Sequence[Record]) -> Iterator[Findin
             yield Finding("unscored", message, _place(record))
     if lost := sorted(scored - {run_name(record) for record in records}):
         cure = "Restore the records with `dvc checkout`, or run again"
-        runs = f"{count(len(lost), 'scored run')} without a readable record, so that cells have no link"
+        runs = f"{counted(len(lost), 'scored run')} without a readable record, so that cells have no link"
         yield Finding("unscored", f"{runs}, e.g. {lost[0]}. {cure}.", {})
 
 
@@ -157,7 +158,7 @@ def stale(scores: pd.DataFrame, records: Sequence[Record], plan: Plan) -> Iterat
         changed = [part for part, value in parts.items() if record.fingerprint_parts.get(part) != value]
         if changed or (parts and planned[name].fingerprint != record.fingerprint):
             changes = ", ".join(changed) or "plan"
-            message = f"predictions/{name} is older than its {changes}, so no table has it: `dvc repro`."
+            message = f"predictions/{name} was made with another {changes}, so no table has it: `dvc repro`."
             yield Finding("stale", message, _place(record))
 
 

@@ -17,9 +17,10 @@ from matplotlib import colormaps
 from PIL import Image
 
 from benchmarks.records import Record
+from benchmarks.wording import counted
 from reports.aggregate import Cell
 from reports.tables import Table
-from reports.vocabulary import DASH, MEAN, PROTOCOLS, count, slug
+from reports.vocabulary import DASH, MEAN, PROTOCOLS, slug
 
 HERE = Path(__file__).parent
 BUDGET = 6 << 20  # bytes of base64 for all figures: what tables, curves and maps of a full suite leave of 15 MB
@@ -75,7 +76,7 @@ def render(
         inferno=INFERNO,
         inlined=lambda figure: inlined[figure.paths[0]],
         mean=MEAN,
-        count=count,
+        counted=counted,
         median=median,
         slug=slug,
         target=lambda cell: target(cell, payloads),
