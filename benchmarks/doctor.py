@@ -115,7 +115,7 @@ def _load(name: str, params: Params, findings: list[Finding]) -> Dataset | None:
     root = params.roots.get(name)
     try:
         if datasets.is_to_be_fetched(name, root) and datasets.find(name).fetchable:
-            message = f"not at {datasets.default_root(name)} yet; `dvc repro` or `proctor fetch {name}` puts it there."
+            message = f"not at {datasets.default_root(name)} yet; `dvc repro` or `proctor fetch {name}` gets it."
             findings.append(Finding("notice", name, message))
             return None
         return datasets.load(name, root, params.categories.get(name))
@@ -157,7 +157,7 @@ def _teacher(name: str, params: Params) -> Iterator[Finding]:
 
     file = params.weight_files.get(name)
     if name in params.pretrain and file and not file.is_file():
-        message = f"not trained yet; `dvc repro` or `proctor pretrain {name}` does; then the plan can be checked."
+        message = f"not trained yet; run `dvc repro` or `proctor pretrain {name}`, after which the plan can be checked."
         yield Finding("notice", name, message)
         return
     try:

@@ -29,8 +29,8 @@ def require_sound(group: Group) -> None:
     Raises:
         InputError: they are not; names the file and the cure.
     """
-    if found := score_problems(group):
-        raise InputError("\n".join(found))
+    if reasons := score_problems(group):
+        raise InputError("\n".join(reasons))
 
 
 def score_problems(group: Group) -> list[str]:
@@ -57,11 +57,11 @@ def seal(group: str, runs: Sequence[Run]) -> None:
 
 def _records(runs: Sequence[Run]) -> dict[str, Record]:
     """SPLIT-seedK -> record, of those runs whose stored record can be read."""
-    found = {}
+    stored = {}
     for run in runs:
         with suppress(ValueError):
-            found[run.stem] = records.read(results.result_dir(run) / "record.json")
-    return found
+            stored[run.stem] = records.read(results.result_dir(run) / "record.json")
+    return stored
 
 
 def _digests(stored: Mapping[str, Record]) -> dict[str, str]:

@@ -178,12 +178,12 @@ def read(results: Path) -> Plan:
         return Plan(suite=index["suite"], groups=groups)
     except FileNotFoundError:
         raise InputError(
-            f"There is no plan at {path.absolute()}: `dvc repro` or `proctor plan --write` makes it, in the project's "
-            "folder."
+            f"There is no plan at {path.absolute()}: `dvc repro` or `proctor plan --write` creates it, in the "
+            "project's folder."
         ) from None
     except (ValidationError, ValueError, KeyError, TypeError, OSError) as error:
         raise InputError(
-            f"{path} is damaged ({type(error).__name__}): `proctor plan --write` makes it again."
+            f"{path} is damaged ({type(error).__name__}): `proctor plan --write` writes it again."
         ) from None
 
 

@@ -101,8 +101,8 @@ def save(
     except OSError as error:
         free = shutil.disk_usage(scratch_dir(run)).free >> 20  # what was written is removed by now
         raise InputError(
-            f"{scratch_dir(run).absolute()}: the result cannot be written ({error}); {free} MiB are free there. Make "
-            "room, and start again: the fit goes on from its last checkpoint."
+            f"{scratch_dir(run).absolute()}: the result cannot be written ({error}); {free} MiB are free there. Free "
+            "some space and run again: training continues from its last checkpoint."
         ) from error
 
 
@@ -174,7 +174,7 @@ def _read(folder: Path, listed: Mapping[str, Images], full: bool = False) -> dic
 
 def _array(path: Path, expected: Array | None, full: bool) -> NDArray[np.float32]:
     if expected is None:
-        raise ValueError(f"{path}: the record says nothing of it")
+        raise ValueError(f"{path}: the record does not list it")
     try:
         digest = file_digest(path, full)
     except OSError as error:

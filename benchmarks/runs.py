@@ -91,7 +91,7 @@ def _ready(name: str, params: Params) -> ReadyVariant:
     if getattr(instance, "selection", "") == "oracle" and not params.evaluate_every:
         raise InputError(
             "selection 'oracle' is the best epoch on the test images, but nothing evaluates on them during training: "
-            "set `evaluate_every: 5`, say, or selection 'last'."
+            "set `evaluate_every: 5`, for example, or selection 'last'."
         )
     return ReadyVariant(name, method, hyper_parameters, instance)
 
@@ -110,9 +110,7 @@ def _check_teachers(ready: Sequence[ReadyVariant], params: Params) -> None:
     files = params.weight_files
     for teacher in dict.fromkeys(variant.teacher for variant in ready):
         if teacher in params.pretrain and not files[teacher].exists():
-            raise InputError(
-                f"{files[teacher]} is missing: `proctor pretrain {teacher}` makes it, as does `dvc repro`."
-            )
+            raise InputError(f"{files[teacher]} is missing: `proctor pretrain {teacher}` or `dvc repro` creates it.")
         if teacher:
             teachers.load(teacher, files)
 

@@ -72,7 +72,7 @@ def _imported(statement: ast.Import | ast.ImportFrom | ast.Call, module: str, is
     elif statement.args and isinstance(statement.args[0], ast.Constant):
         yield importlib.util.resolve_name(str(statement.args[0].value), package)
     elif not is_package:
-        raise ImportError(f"{module}, line {statement.lineno}: imports a module by a computed name; write a literal.")
+        raise ImportError(f"{module}, line {statement.lineno}: imports a module by a computed name; use a literal.")
 
 
 def _is_module(package: str, name: str, importer: str) -> bool:

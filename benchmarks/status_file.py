@@ -43,7 +43,7 @@ class StatusReport(BaseModel, frozen=True, extra="forbid"):
     run: str
     state: Literal["queued", "running", "lost", "failed"]  # lost: without its own fault; it is started again
     error: str = ""
-    explained: bool = False  # `error` names its cure, so a log adds nothing
+    explained: bool = False  # `error` names its cure, so that nobody needs the log
     owner: str | None = None  # the process that claimed the run last
     # Where: see `Place`.
     executor: str = "local"
@@ -206,7 +206,7 @@ class Claim:
             Superseded: it does not.
         """
         if not self._is_owner():
-            raise Superseded(f"{self.run.name} has been claimed by another process, or given up by its driver")
+            raise Superseded(f"{self.run.name} has been claimed by another process, or abandoned by its driver")
         try:
             self._write(state, **fields)
         except OSError:

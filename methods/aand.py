@@ -84,7 +84,7 @@ class AAND(RD):
                 raise InputError(f"AAND: {key}={getattr(self, key)}; it must be above 0.")
         for key in ("amplification_epochs", "amplify_weight", "hardest"):
             if not (getattr(self, key) or 0) >= 0:
-                raise InputError(f"AAND: {key}={getattr(self, key)}; it must not be below 0.")
+                raise InputError(f"AAND: {key}={getattr(self, key)}; it must be at least 0.")
         if not 0 <= self.margin <= 2:
             raise InputError(f"AAND: margin={self.margin}; cosines differ by at most 2: it must lie in [0, 2].")
 

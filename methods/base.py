@@ -127,7 +127,7 @@ class Context:
 class Method(ABC):
     """An anomaly-detection method. Its hyper-parameters are the fields of the dataclass, with the paper's values.
 
-    `__init__` stores, `fit` learns, and the names of learnt attributes end in an underscore.
+    `__init__` stores, `fit` learns, and the names of learned attributes end in an underscore.
     """
 
     paper: ClassVar[str]  # citation with arXiv number or venue

@@ -54,7 +54,7 @@ class FD(Distillation):
         if not 0 <= self.momentum < 1:
             raise InputError(f"FD: momentum={self.momentum}; it must lie in [0, 1).")
         if self.weight_decay < 0:
-            raise InputError(f"FD: weight_decay={self.weight_decay}; it must not be below 0.")
+            raise InputError(f"FD: weight_decay={self.weight_decay}; it must be at least 0.")
 
     def build_student(self, teacher: Teacher) -> nn.Module:
         return teacher.untrained_copy()

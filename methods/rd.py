@@ -1,7 +1,7 @@
 """RD, reverse distillation: the student restores the teacher's features from a code too narrow for anomalies.
 
 A bottleneck condenses the three feature maps of the teacher (decoders.py), and a decoder, the teacher in reverse,
-restores them from coarse to fine. It has not learnt to restore anomalies: there its features differ.
+restores them from coarse to fine. It has not learned to restore anomalies: there its features differ.
 
 Deng and Li, CVPR 2022; official code hq-deng/RD4AD @6554076.
 """

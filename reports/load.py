@@ -99,7 +99,9 @@ def _read_rows(folder: Path, columns: Sequence[str], problems: list[str]) -> pd.
             rows["seed"] = rows.seed.astype(int)
             rows["value"] = rows.value.replace("", "nan").astype(float)
         except (ValueError, OSError) as error:
-            problems.append(f"{folder.name}/{path.name} was left out: {error_text(error)}. Run the score stage again.")
+            problems.append(
+                f"{folder.name}/{path.name} was left out: {error_text(error)}. `dvc repro` scores it again."
+            )
             continue
         parts.append(rows)
     if not parts:
@@ -191,6 +193,6 @@ def read_details(results: Path, problems: list[str]) -> pd.DataFrame:
             rows.append({**cell, "details": content, **{n: f if f.exists() else None for n, f in files.items()}})
         except (ValueError, KeyError, TypeError, OSError) as error:
             problems.append(
-                f"{path.relative_to(results)} was left out: {error_text(error)}. Run the score stage again."
+                f"{path.relative_to(results)} was left out: {error_text(error)}. `dvc repro` scores it again."
             )
     return pd.DataFrame(rows, columns=[*DETAILS, "record", "details", *FILES])

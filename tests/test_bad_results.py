@@ -119,7 +119,7 @@ def test_a_value_that_no_metric_can_have_is_an_empty_cell_and_costs_no_other(tmp
     rows = write_run(tmp_path, [("bolt", 0), ("cloth", 0)])
     write_scores(tmp_path, [*rows[:-1], rows[-1] | {"value": 1.5}])
     (problem,) = problems(tmp_path, of_tables)
-    assert "aupro of cloth, seed 0 is 1.5, outside [0, 1]: run the score stage again" in problem
+    assert "aupro of cloth, seed 0 is 1.5, outside [0, 1]: run `dvc repro`" in problem
     text = tables_of(tmp_path)["per_category-toy-one_class-aupro-folder-label-all.md"]
     assert "scored as 1.5, which is outside [0, 1]" in text and "90.0" in text
 

@@ -240,7 +240,7 @@ def test_a_score_that_is_not_finite_is_refused(made: Path, toy_root: Path) -> No
         text = json.dumps(manifest).replace('"SCORE"', score_text)
         with pytest.raises(InputError, match=f"manifest.json: .*{message}"):
             verify.verify(pack(made, text, members), toy_root)
-    with pytest.raises(InputError, match=r"can/0: not possible in a bundle: score: Input should be a finite number"):
+    with pytest.raises(InputError, match=r"can/0: not allowed in a bundle: score: Input should be a finite number"):
         bundle.map_entry(0, "can/0", float("nan"), np.zeros((2, 2), np.float32))
 
 

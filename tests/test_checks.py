@@ -74,7 +74,7 @@ def test_a_whole_even_suite_is_clean() -> None:
         (find(with_last(SCORES, value=0.51)), "collapsed", "image_auroc near chance (cloth seed 1: 0.510)"),
         (find(with_last(SCORES, value=0.45)), "collapsed", "near chance (cloth seed 1: 0.450): look at the loss"),
         (find(with_last(SCORES, value=0.1)), "collapsed", "worse than chance (cloth seed 1: 0.100): anomalies"),
-        (find(with_last(SCORES, value=1.2)), "range", "of cloth, seed 1 is 1.2, outside [0, 1]: run the score"),
+        (find(with_last(SCORES, value=1.2)), "range", "of cloth, seed 1 is 1.2, outside [0, 1]: run `dvc repro`"),
         (find(with_last(SCORES, value=-0.2)), "range", "-0.2, outside [0, 1]"),
         (find(SCORES[:-2], plan=factories.NO_PLAN), "missing", "fd has no score of cloth, which others have"),
         (find(records=last_record(teacher={"name": "other", "pretraining": "p"})), "mixed", "teachers differ"),

@@ -185,7 +185,7 @@ def test_plan_explains_one_run(proctor: Callable[..., Ended], project: Path, toy
         ),
         (
             {"methods": ["rd"], "pretrain": ["procedural"], "hyper_parameters": {"teacher": "procedural"}},
-            "error: results/teachers/procedural.safetensors is missing: `proctor pretrain procedural` makes it",
+            "error: results/teachers/procedural.safetensors is missing: `proctor pretrain procedural` or `dvc repro` ",
         ),
     ],
 )

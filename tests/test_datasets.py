@@ -728,9 +728,9 @@ def test_a_download_that_fails_is_one_line_with_the_cure(
         raise failure
 
     monkeypatch.setattr("pooch.retrieve", fail)
-    with pytest.raises(InputError, match=rf"VisA could not be put at .*{str(failure).split()[-1]}") as error:
+    with pytest.raises(InputError, match=rf"VisA could not be extracted to .*{str(failure).split()[-1]}") as error:
         datasets.find("visa").fetch(tmp_path / "visa")
-    assert "\n" not in str(error.value) and "get it by hand: download https://" in str(error.value)
+    assert "\n" not in str(error.value) and "download it manually: download https://" in str(error.value)
     assert not (tmp_path / "visa").exists()
 
 

@@ -128,7 +128,7 @@ def test_times_of_different_devices_are_said_not_to_compare() -> None:
     runs = [record("rd", "one_class", "a", 0), record("fd", "one_class", "a", 0, device="gpu")]
     found = costs.costs(aggregate.aggregate(cells(["fd", "rd"], ["a"], seeds=1), factories.NO_PLAN), runs)
     said = " ".join(text_of(figures.draw("costs", found)).split())
-    assert "Devices differ, so times do not compare: cpu: rd; gpu: fd" in said
+    assert "Devices differ, so times are not comparable: cpu: rd; gpu: fd" in said
 
 
 def test_the_share_of_normal_images_below_leaves_the_image_itself_out_and_halves_ties() -> None:

@@ -185,7 +185,7 @@ def test_a_few_shot_protocol_that_draws_by_the_seed_is_one_file(
     assert changed == {run.name: {"data"} for run in before if run.split == "cog"}
 
 
-def test_images_of_categories_that_are_learnt_but_not_tested_count(
+def test_images_of_categories_that_are_trained_on_but_not_tested_count(
     expand: Callable[..., list[Run]], own_protocols: Path, toy_root: Path, tmp_path: Path
 ) -> None:
     copy = tmp_path / "copy"
@@ -195,8 +195,8 @@ def test_images_of_categories_that_are_learnt_but_not_tested_count(
         return expand(methods=["bright"], protocols=["transfer"], seeds=[0], roots={"toy": copy})
 
     (before,) = transferred()
-    learnt = next(folder for folder in sorted(copy.iterdir()) if folder.is_dir() and folder.name != before.split)
-    image = sorted((learnt / "train" / "good").glob("*.png"))[0]
+    other = next(folder for folder in sorted(copy.iterdir()) if folder.is_dir() and folder.name != before.split)
+    image = sorted((other / "train" / "good").glob("*.png"))[0]
     Image.open(image).point(lambda value: 255 - value).save(image)
     assert parts_that_differ([before], transferred()) == {before.name: {"data"}}
 

@@ -215,7 +215,7 @@ GARBAGE = ["", "[]", "{}", "null", "3", '{"suite": "x"}', '{"groups": 3}', "\x00
 def test_a_damaged_plan_is_one_line_with_the_file_and_the_cure(planned: Plan, name: str, text: str) -> None:
     plan.write(results.RESULTS, planned)
     (results.RESULTS / "plan" / f"{name}.json").write_bytes(text.encode("latin1"))
-    with pytest.raises(InputError, match=rf"plan/{name}.json is damaged .*`proctor plan --write` makes it") as error:
+    with pytest.raises(InputError, match=rf"plan/{name}.json is damaged .*`proctor plan --write` writes it") as error:
         plan.read(results.RESULTS)
     assert "\n" not in str(error.value)
 

@@ -318,7 +318,7 @@ def test_probes_that_were_not_predicted_cannot_be_scored(plain_root: Path, seein
     run, *_ = planned = expand(plain_root)
     execute(planned[:1])
     other = Run(**{**run.__dict__, "interference": SETTINGS | {"patch": 0.5}})
-    with pytest.raises(InputError, match="other probes were predicted"):
+    with pytest.raises(InputError, match="the stored probes are not those"):
         score.score_group(run.group, [other], ["default"])
 
 

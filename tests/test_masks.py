@@ -140,7 +140,7 @@ def faint_jpeg(path: Path) -> None:
     Image.fromarray(DISC.astype(np.uint8)).save(path, "JPEG", quality=100)
 
 
-def wholly_transparent(path: Path) -> None:
+def fully_transparent(path: Path) -> None:
     stack(GREY, GREY, GREY, 0).save(path)
 
 
@@ -165,7 +165,7 @@ def negative(path: Path) -> None:
     [
         (faint, "86 grey levels up to 85, none above half of 255.*lossless PNG"),
         (faint_jpeg, "grey levels up to 1, none above half of 255.*lossless PNG"),
-        (wholly_transparent, "wholly transparent. Save it without alpha"),
+        (fully_transparent, "fully transparent. Save it without alpha"),
         (floating_point, "floating-point pixels have no fixed range"),
         (red_on_blue, "2 values or colours, none of which is black.*Save it with 0 for the background"),
         (labels_from_one, "2 values or colours, none of which is black.*Save it with 0 for the background"),

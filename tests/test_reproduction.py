@@ -127,7 +127,7 @@ def test_the_words_of_a_difference_name_what_the_source_states_and_no_more() -> 
 def test_one_model_of_all_categories_is_said_to_learn_from_all_their_images() -> None:
     many = record(train=700, protocol="multi_class", split="all")
     cell = verdict_of({"protocol": "multi_class"}, rows([0.97, 0.971], protocol="multi_class"), many)
-    assert cell.note == "data: one model learnt from 700 training images (official 3629)"
+    assert cell.note == "data: one model was trained on 700 training images (official 3629)"
 
 
 def test_image_labels_that_a_source_takes_from_masks_are_told() -> None:

@@ -95,7 +95,7 @@ def test_runs_that_fail_alike_are_one_message_with_one_log(suite: list[Run], mon
     assert "3 of 3 runs did not finish" in command.stderr
 
 
-def test_an_error_that_names_its_cure_is_printed_without_a_log(
+def test_of_an_error_that_names_its_cure_only_the_place_of_the_log_is_printed(
     suite: list[Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def launch(pending: list[Run], *_: object) -> None:
@@ -109,7 +109,7 @@ def test_an_error_that_names_its_cure_is_printed_without_a_log(
     monkeypatch.setattr("benchmarks.execution.driver.launch", launch)
     monkeypatch.setattr("benchmarks.fingerprint.changed_parts", lambda run: ["method code"])
     command = proctor("run", "--variant", "bright", "--seed", "0")
-    assert command.exit_code == 1 and "Traceback" not in command.stderr
+    assert command.exit_code == 1 and "log: " in command.stderr and "Traceback" not in command.stderr
     assert "changed since this run was planned: method code. `dvc repro` plans and runs it as it is now." in (
         command.stderr
     )

@@ -436,9 +436,9 @@ def test_the_record_holds_every_term_of_every_level_and_the_weight_of_the_affini
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"centres": -1}, "centres=-1; it must not be below 0"),
-        ({"intra_weight": -0.5}, "intra_weight=-0.5; it must not be below 0"),
-        ({"spatial_weight": float("nan")}, "spatial_weight=nan; it must not be below 0"),
+        ({"centres": -1}, "centres=-1; it must be at least 0"),
+        ({"intra_weight": -0.5}, "intra_weight=-0.5; it must be at least 0"),
+        ({"spatial_weight": float("nan")}, "spatial_weight=nan; it must be at least 0"),
         ({"temperature": 0.0}, "temperature=0.0; it must be above 0"),
         ({"channel_weight": 0.0, "spatial_weight": 0.0, "intra_weight": 0.0, "inter_weight": 0.0}, "Set one of them"),
         ({"channel_weight": 0.0, "spatial_weight": 0.0, "intra_weight": 0.0}, "Set one of them"),

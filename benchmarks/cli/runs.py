@@ -33,7 +33,7 @@ from benchmarks.wording import counted
 
 @app.command(rich_help_panel=RUNS)
 def status(
-    watch: Annotated[bool, typer.Option(help="Keep it on the screen until no run is at work.")] = False,
+    watch: Annotated[bool, typer.Option(help="Refresh until no run is active.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show what each planned run is doing, without looking at code or data again."""
@@ -131,9 +131,10 @@ def _collect(runs: list[Run]) -> None:
         if len(entries) > 1:
             rest = ", …" if len(entries) > 3 else ""
             typer.echo(f"runs: {', '.join(entry.name for entry in entries[:3])}{rest} (`proctor status`)", err=True)
-        report = read_report(entries[0])
-        if not (report and report.explained) and (tail := states.log_tail(entries[0], lines=15)):
-            typer.echo(f"log: {states.log_dir(entries[0])}\n{tail}", err=True)
+        if tail := states.log_tail(entries[0], lines=15):
+            report = read_report(entries[0])
+            explained = report is not None and report.explained
+            typer.echo(f"log: {states.log_dir(entries[0])}" + ("" if explained else f"\n{tail}"), err=True)
     if unfinished:
         number = f"{len(unfinished)} of {counted(len(runs), 'run')}"
         say(f"{number} did not finish; the finished ones are kept. `dvc repro` tries the others again.")

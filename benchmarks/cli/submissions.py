@@ -20,7 +20,7 @@ def export(
     dataset: str,
     protocol: str,
     out: Annotated[Path, typer.Option("--out", "-o", help="A new folder; for MVTec AD 2 a new archive, x.tar.gz.")],
-    seed: Annotated[int, typer.Option(help="Whose maps to take.")] = 0,
+    seed: Annotated[int, typer.Option(help="The seed whose maps to export.")] = 0,
     threshold: Annotated[
         str, typer.Option(help="MVTec AD 2: mean+Kstd of validation pixels, or a number.")
     ] = "mean+3std",
@@ -42,7 +42,7 @@ def bundle(
     contact: Annotated[str, typer.Option(help="Whom to ask: an e-mail address or a web page.")],
     name: Annotated[str | None, typer.Option(help="Title of the submission; default: the variant.")] = None,
     url: Annotated[str | None, typer.Option(help="A page about it.")] = None,
-    weights: Annotated[list[Path] | None, typer.Option(help="A .safetensors file to put in; may be repeated.")] = None,
+    weights: Annotated[list[Path] | None, typer.Option(help="A .safetensors file to include; may be repeated.")] = None,
     record: RecordOption = None,
     on: DateOption = None,
 ) -> None:

@@ -89,7 +89,9 @@ def plan(
 
 @app.command(rich_help_panel=SUITE)
 def doctor(
-    stored: Annotated[bool, typer.Option("--results", help="Check what is stored instead: every digest anew.")] = False,
+    stored: Annotated[
+        bool, typer.Option("--results", help="Check stored results instead, recomputing every digest.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Find everything in params.yaml, data sets and teachers that would stop or spoil the suite, file by file."""
@@ -121,7 +123,7 @@ def doctor(
 
 @app.command(rich_help_panel=SUITE)
 def fetch(
-    dataset: str, root: Annotated[Path | None, typer.Option(help="Where to put it; default data/DATASET.")] = None
+    dataset: str, root: Annotated[Path | None, typer.Option(help="Target folder; default: data/DATASET.")] = None
 ) -> None:
     """Generate or download a data set, or say how to get it where its licence wants you to ask."""
     from benchmarks import datasets

@@ -86,7 +86,7 @@ def _counts(dataset: Dataset, category: str) -> Iterator[Problem]:
     if counts == dataset.earlier_counts.get(category):
         end = "as the authors published first; other results may be on the newer files."
     else:
-        end = "results do not compare with published ones. Unless the subset is meant, extract the archive again."
+        end = "results do not compare with published ones. Unless a subset is intended, extract the archive again."
     yield Problem("notice", f"{dataset.root / category}: {listed}; {end}")
 
 

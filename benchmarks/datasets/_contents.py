@@ -146,20 +146,20 @@ def _frame_problems(facts: Mapping[Path, _ImageFacts] | Mapping[Path, _MaskFacts
 
 def _copies(digests: Mapping[Item, str]) -> Iterator[Problem]:
     """Images whose files are byte for byte those of others."""
-    learnt: dict[str, Item] = {}
+    fitted: dict[str, Item] = {}
     for item, digest in digests.items():
         if item.split in ("train", "validation"):
-            if digest in learnt:
-                message = f"{item.image}: copy of the {learnt[digest].split} image {learnt[digest].image}. Remove one."
+            if digest in fitted:
+                message = f"{item.image}: copy of the {fitted[digest].split} image {fitted[digest].image}. Remove one."
                 yield Problem("notice", message, "copies in training")
-            learnt.setdefault(digest, item)
+            fitted.setdefault(digest, item)
     tested: dict[str, Item] = {}
     for item, digest in digests.items():
         if item.split != "test":
             continue
-        if digest in learnt:
-            message = f"{item.image}: test image that is a copy of the {learnt[digest].split} image "
-            yield Problem("warning", f"{message}{learnt[digest].image}. Remove one of them.", "copies in test")
+        if digest in fitted:
+            message = f"{item.image}: test image that is a copy of the {fitted[digest].split} image "
+            yield Problem("warning", f"{message}{fitted[digest].image}. Remove one of them.", "copies in test")
         before = tested.setdefault(digest, item)
         if (before.defect == "good") != (item.defect == "good"):
             message = f"{item.image}: the same image as {before.image}, but one is normal and the other is not. "

@@ -102,7 +102,7 @@ def check_depths(ranges: Mapping[Path, PixelRange], bit_depth: int | None, root:
             low,
             f"its values end at {stated[low].peak}, those of {high} at {stated[high].peak}, and both state "
             f"{stated[low].bits} bits (sBIT): they have no common scale. State it in {root / OPTIONS}: `bit_depth: 16` "
-            "if values are scaled to 16 bits, or save the files alike.",
+            "if values are scaled to 16 bits, or save all files the same way.",
         )
 
 

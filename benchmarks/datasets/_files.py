@@ -138,8 +138,8 @@ def _refuse_orientation(path: Path, header: Header) -> None:
             "orientation",
             path,
             f"EXIF orientation {header.orientation}, so viewers show it turned or mirrored and its stored pixels are "
-            "another picture. Store image and mask alike: as shown (`magick mogrify -auto-orient FILE`), or, if the "
-            "masks were drawn on the stored pixels, without the tag (`exiftool -n -Orientation=1 FILE`).",
+            "another picture. Store image and mask the same way: as shown (`magick mogrify -auto-orient FILE`), or, if "
+            "the masks were drawn on the stored pixels, without the tag (`exiftool -n -Orientation=1 FILE`).",
         )
 
 

@@ -81,7 +81,7 @@ def _shown(path: Path, image: Image.Image) -> tuple[NDArray[np.integer], Literal
         shown = np.asarray(image.convert("RGBA")).astype(np.uint16)  # (H, W, 4)
         colour, alpha = shown[..., :3].max(axis=2), shown[..., 3]
         if not alpha.any():
-            raise FileError.of("mask", path, "mask that is wholly transparent. Save it without alpha.")
+            raise FileError.of("mask", path, "mask that is fully transparent. Save it without alpha.")
         if alpha.min() < alpha.max():
             on_black = (colour * alpha + 127) // 255
             visible = colour[alpha > 0]

@@ -121,7 +121,7 @@ class Dataset(ABC):
         Raises:
             InputError: the licence asks that a person does it, or the download failed; the message says how.
         """
-        raise InputError(f"{cls.title} cannot be downloaded by a program.\n{cls.how_to_get()}\nExtract it to {root}.")
+        raise InputError(f"{cls.title} cannot be downloaded automatically.\n{cls.how_to_get()}\nExtract it to {root}.")
 
     # Where the files lie: what a subclass says.
 

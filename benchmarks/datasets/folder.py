@@ -108,7 +108,9 @@ def pair(stems: Collection[str], files: Iterable[Path]) -> Pairs:
         if len(paths) > 1:
             problems.append(two_masks(paths))
         elif paths and images_of[paths[0]] > 1:
-            message = f"{paths[0]}: mask of several images, {stem!r} among them. Name all masks alike, as STEM_mask.*."
+            message = (
+                f"{paths[0]}: mask of several images, {stem!r} among them. Name all masks consistently, as STEM_mask.*."
+            )
             problems.append(Problem("error", message, "two images"))
     for path in (path for paths in by_stem.values() for path in paths if path not in images_of):
         message = f"{path}: mask without its image. Name it after its image, STEM_mask.png or STEM.png, or delete it."

@@ -54,7 +54,7 @@ class MVTecAD2(Folder):
         for split in self.PRIVATE:
             folder = self.root / category / split
             if (count := len(list_images(folder))) != official:
-                message = f"{folder}: {count} images (official {official}); the server takes all. Extract it again."
+                message = f"{folder}: {count} images (official {official}); the server requires all. Extract it again."
                 problems.append(Problem("notice", message))
         return problems
 

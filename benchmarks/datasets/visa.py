@@ -60,8 +60,8 @@ class VisA(Folder):
         except (OSError, ValueError, tarfile.TarError) as error:  # network, disk, wrong SHA-256, damaged archive
             reason = " ".join(str(error).split())
             raise InputError(
-                f"VisA could not be put at {root} ({type(error).__name__}: {reason}). Check network and disk and try "
-                f"again, or get it by hand: {cls.download}"
+                f"VisA could not be extracted to {root} ({type(error).__name__}: {reason}). Check network and disk and "
+                f"try again, or download it manually: {cls.download}"
             ) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)

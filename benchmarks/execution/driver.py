@@ -44,7 +44,7 @@ def launch(runs: Sequence[Run], settings: Settings, console: Console) -> None:
         except Timeout:
             raise Busy(
                 f"another proctor is launching runs in {results.RESULTS.resolve()}; wait for it, or stop it and start "
-                "again (`proctor status` shows what is at work)."
+                "again (`proctor status` shows what is running)."
             ) from None
 
 

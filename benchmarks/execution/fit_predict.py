@@ -94,8 +94,8 @@ def fit_and_predict(
         method.fit(train, validation, context)
     except torch.OutOfMemoryError as error:
         raise InputError(
-            f"out of GPU memory in training: {error}. Ask for a larger GPU, or run fewer on each (`executor.jobs`). "
-            "A smaller batch would be another experiment: declare it as a variant."
+            f"out of GPU memory during training: {error}. Use a larger GPU, or run fewer on each (`executor.jobs`). A "
+            "smaller batch would be another experiment: declare it as a variant."
         ) from error
     fitted = time.perf_counter()
     scores, maps, predict_batch = predict(method, test, context)

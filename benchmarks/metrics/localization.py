@@ -187,10 +187,10 @@ class Pixels:
         pool = np.empty(starts[-1], self.maps[0].dtype)  # the only copy of the maps
         for start, one in zip(starts, self.checked(), strict=False):
             pool[start : start + one.size] = one.ravel()
-        found = pool[defect]
+        defective = pool[defect]
         pool[defect] = -np.inf  # sorts defect pixels to the front, which is faster than selecting the others
         pool.sort()
-        return found, pool[len(defect) :]
+        return defective, pool[len(defect) :]
 
 
 def auroc(pixels: Pixels) -> float:

@@ -62,7 +62,7 @@ def per_image_pro(pixels: Pixels, limit: float = 0.3) -> float:
         fpr, pro = _sweep(Pixels([one], truth), 200, rising=True)
         fpr, pro = fpr[fpr < limit], pro[fpr < limit]
         if len(fpr) < 2 or not fpr.any():
-            raise UndefinedMetric(f"the thresholds of image {image} make no curve between FPR 0 and {limit}")
+            raise UndefinedMetric(f"the thresholds of image {image} span no curve between FPR 0 and {limit}")
         values.append(-np.trapezoid(pro, fpr / fpr.max()))  # the FPR falls as the threshold rises
     if not values:
         raise UndefinedMetric("no defect pixel in the test set")

@@ -216,7 +216,9 @@ def _probe_rows(
     normal = np.array([not truth.anomalous for truth in truths])
     for cell in probed:
         if cell.keys != [probe.key for probe in drawn]:
-            raise InputError(f"{cell.about['record']}: other probes were predicted than now asked for; `dvc repro`.")
+            raise InputError(
+                f"{cell.about['record']}: the stored probes are not those that params.yaml asks for: `dvc repro`."
+            )
     for kind, ratio in dict.fromkeys((probe.kind, probe.ratio) for probe in drawn):
         chosen = [i for i, probe in enumerate(drawn) if (probe.kind, probe.ratio) == (kind, ratio)]
         about = {"probe": kind, "ratio": ratio, "anomalous": len(chosen)}
@@ -227,8 +229,8 @@ def _probe_rows(
             yield cell.about | about | named | _value(detection.auroc, labels, scores)
         if kind == "cut_paste":
             pasted = [Truth(True, interference.mask(dataset, drawn[i]), (), kind) for i in chosen]
-            found = [cell._replace(scores=cell.scores[chosen], maps=cell.maps[chosen]) for cell in probed]
-            for row in _map_rows(pasted, found, [CONVENTIONS["default"]]):
+            with_patch = [cell._replace(scores=cell.scores[chosen], maps=cell.maps[chosen]) for cell in probed]
+            for row in _map_rows(pasted, with_patch, [CONVENTIONS["default"]]):
                 yield about | {"images": len(chosen)} | row
 
 

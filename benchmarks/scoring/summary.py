@@ -22,8 +22,8 @@ def read_scores(groups: Sequence[str]) -> pd.DataFrame:
     """
     tables = []
     for group in groups:
-        if found := score_files.problems(results.RESULTS, group, records=None):
-            raise InputError("\n".join(found))
+        if reasons := score_files.problems(results.RESULTS, group, records=None):
+            raise InputError("\n".join(reasons))
         path = results.RESULTS / "scores" / f"{group}.csv"
         tables.append(pd.read_csv(path, keep_default_na=False, na_values={"value": ""}))
     return pd.concat(tables, ignore_index=True)

@@ -66,18 +66,18 @@ def problems(results: Path, group: str, records: Mapping[str, str] | None, full:
         return [f"{group} is not scored: `dvc repro` scores it."]
     except ValidationError:
         return [f"{path} is damaged: `dvc repro` scores {group} again."]
-    found = []
+    messages = []
     for name, digest in stored.files.items():
         try:
             changed = file_digest(results / name, full) != digest
         except OSError:
-            found.append(f"{results / name} is missing: `dvc repro` scores {group} again.")
+            messages.append(f"{results / name} is missing: `dvc repro` scores {group} again.")
             continue
         if changed:
-            found.append(f"{results / name} was changed after it was scored: `dvc repro` scores {group} again.")
+            messages.append(f"{results / name} was changed after it was scored: `dvc repro` scores {group} again.")
     added = sorted(path for path in (results / "details" / group).glob("*") if _name(path, results) not in stored.files)
-    found += [f"{path} was added after {group} was scored: remove it." for path in added]
-    return found + ([] if records is None else _unlike(stored.records, records, group))
+    messages += [f"{path} was added after {group} was scored: remove it." for path in added]
+    return messages + ([] if records is None else _unlike(stored.records, records, group))
 
 
 def _unlike(scored: Mapping[str, str], planned: Mapping[str, str], group: str) -> list[str]:

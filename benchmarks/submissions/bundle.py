@@ -96,7 +96,7 @@ def map_entry(seed: int, key: str, score: float, anomaly_map: np.ndarray) -> Map
         return Map(image=key, seed=seed, score=score, bytes=len(content), sha256=digest)
     except ValidationError as error:
         cure = "Rename the image, or repair the method that gave the score."
-        raise InputError(f"{key}: not possible in a bundle: {first_error(error)}. {cure}") from None
+        raise InputError(f"{key}: not allowed in a bundle: {first_error(error)}. {cure}") from None
 
 
 def pack(target: Path, manifest: Manifest, maps: Iterable[np.ndarray], weights: Sequence[Path] = ()) -> str:
@@ -150,8 +150,8 @@ def _folders(names: Sequence[str]) -> list[Path]:
 
 def _scored(group: str) -> Collection[str]:
     """The runs, SPLIT-seedK, that the scores of a group are of."""
-    if found := score_files.problems(results.RESULTS, group, records=None):
-        raise InputError("\n".join(found))
+    if reasons := score_files.problems(results.RESULTS, group, records=None):
+        raise InputError("\n".join(reasons))
     return score_files.read_seal(results.RESULTS, group).records
 
 
@@ -230,7 +230,7 @@ def _manifest(
             }
         )
     except ValidationError as error:
-        problem = f"Not possible in a bundle: {first_error(error)}"
+        problem = f"Not allowed in a bundle: {first_error(error)}"
         raise InputError(f"{problem}. {FORMAT} lists the allowed characters of each field.") from None
 
 

@@ -46,7 +46,7 @@ def make_record(
         )
     except ValidationError as error:
         cure = "Rename the bundle, or correct --date."
-        raise InputError(f"{bundle.name}: not possible in a record: {first_error(error)}. {cure}") from None
+        raise InputError(f"{bundle.name}: not allowed in a record: {first_error(error)}. {cure}") from None
 
 
 def write_record(path: Path, record: Record) -> None:

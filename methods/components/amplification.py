@@ -1,7 +1,7 @@
 """RAA, residual anomaly amplification: stage 1 of AAND turns a frozen teacher into one that reacts more to anomalies.
 
 One amplifier runs beside each stage of the teacher. From the stage's feature F it computes a gate g in (0, 1), how
-similar a position is to learnt abnormal prototypes, and a residual v, which is F with its channels scaled up or down.
+similar a position is to learned abnormal prototypes, and a residual v, which is F with its channels scaled up or down.
 The amplified feature is A = F + g v. The teacher's next stage still receives F: A is an output only.
 
 Source: Tang et al., IEEE TIP 2026, arXiv 2405.02068, and models/recons_net.py in Hui-design/AAND @376c4e4.

@@ -137,7 +137,7 @@ class Features:
             folder = None
         elif folder and (free := _free_bytes(folder)) is not None and needed > free / 2:
             logger.warning(
-                "Features of %d images are not kept in %s: they would fill half of it.", len(samples), folder
+                "Features of %d images are not cached in %s: they would fill half of it.", len(samples), folder
             )
             folder = None
         if not (in_memory or folder):
@@ -253,4 +253,4 @@ def _write(path: Path, dtype: np.dtype, shape: tuple[int, ...], blocks: Iterable
 @cache
 def _warn(message: str) -> None:
     """Warn once of the same thing."""
-    logger.warning("%s Nothing is kept there; make room, or make it writable, for speed.", message)
+    logger.warning("%s Nothing is cached there; free some space or make it writable for speed.", message)

@@ -28,7 +28,7 @@ from methods.distillation import Distillation, Outputs
 
 
 class CRAM(nn.Module):
-    """Central residual aggregation: each position's residual to its soft nearest of K learnt centres of normality.
+    """Central residual aggregation: each position's residual to its soft nearest of K learned centres of normality.
 
     With the assignments a_j = softmax_j(w_j x + b_j) as in NetVLAD, the residuals aggregate to z = sum_j a_j (x - c_j)
     and the output is x + BN(W z). Maps keep their shape, (B, C, h, w). BN's scale starts at 0, so that training starts
@@ -157,7 +157,7 @@ class Structural(Distillation):
         name = type(self).__name__
         for key in ("channel_weight", "spatial_weight", "intra_weight", "inter_weight", "centres"):
             if not getattr(self, key) >= 0:
-                raise InputError(f"{name}: {key}={getattr(self, key)}; it must not be below 0, and 0 switches it off.")
+                raise InputError(f"{name}: {key}={getattr(self, key)}; it must be at least 0, and 0 disables it.")
         if not self.channel_weight + self.spatial_weight + self.intra_weight > 0:
             raise InputError(
                 f"{name}: channel_weight, spatial_weight and intra_weight are all 0, so that no loss term trains what "

@@ -90,8 +90,8 @@ class Teacher(nn.Module):
             ) from None
         if sides != [(size // stride, size // stride) for stride in STRIDES]:
             raise InputError(
-                f"Teacher {self.name!r} gives maps of {sides} for images of {size} pixels, not at strides 4, 8 and 16. "
-                "Choose another teacher."
+                f"Teacher {self.name!r} returns maps of {sides} for images of {size} pixels, not at strides 4, 8 and "
+                "16. Choose another teacher."
             )
 
     def untrained_copy(self) -> nn.Module:

@@ -111,7 +111,7 @@ def _means(steps: Sequence[Mapping[str, Tensor]], epoch: int) -> dict[str, float
         if invalid:
             raise InputError(
                 f"The loss is not finite: term {name!r} is {values[invalid[0]].item()} in epoch {epoch}, "
-                f"step {invalid[0] + 1}. Lower learning_rate, or compute in float32 if precision is another."
+                f"step {invalid[0] + 1}. Lower learning_rate, or use precision float32."
             )
         means[name] = values.mean().item()
     return means

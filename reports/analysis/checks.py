@@ -137,7 +137,7 @@ def unscored(scores: pd.DataFrame, records: Sequence[Record]) -> Iterator[Findin
     scored = set(scores.record.map(run_of))
     for record in records:
         if run_name(record) not in scored:
-            message = f"predictions/{run_name(record)} has no score. Run the score stage."
+            message = f"predictions/{run_name(record)} has no score. `dvc repro` scores it."
             yield Finding("unscored", message, _place(record))
     if lost := sorted(scored - {run_name(record) for record in records}):
         cure = "Restore the records with `dvc checkout`, or run again"
@@ -152,7 +152,7 @@ def stale(scores: pd.DataFrame, records: Sequence[Record], plan: Plan) -> Iterat
     for record in records:
         name = run_name(record)
         if scored.get(name, record.fingerprint) != record.fingerprint:
-            message = f"The scores of predictions/{name} belong to another fit (fingerprint). Run the score stage."
+            message = f"The scores of predictions/{name} belong to another fit (fingerprint). `dvc repro` scores it."
             yield Finding("stale", message, _place(record))
         parts = planned[name].fingerprint_parts if name in planned else {}
         changed = [part for part, value in parts.items() if record.fingerprint_parts.get(part) != value]
@@ -190,7 +190,7 @@ def out_of_range(scores: pd.DataFrame) -> Iterator[Finding]:
         where = (
             f"{group_name(*(row[name] for name in GROUP))}: {row['metric']} of {row['category']}, seed {row['seed']}"
         )
-        message = f"{where} is {row['value']}, outside {bounds_text(row['metric'])}: run the score stage again."
+        message = f"{where} is {row['value']}, outside {bounds_text(row['metric'])}: run `dvc repro`."
         yield Finding("range", message, {name: row[name] for name in (*GROUP, "metric")})
 
 

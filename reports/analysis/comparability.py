@@ -16,8 +16,8 @@ NEEDS_CONVENTION = ("aupro", "spro")  # identical maps score up to 0.2 apart und
 RULE = (
     "Not comparable: the best-matching runs differ from the source in protocol, convention, selection, teacher, budget "
     "(epochs, image size) or data (official categories and numbers of images). What a source does not state does not "
-    "count as different, except that a number without its epochs, and AUPRO without its convention, compare with "
-    "nothing. Of image metrics, a source that labels images by their resized masks is noted, not called different."
+    "count as different, except that a number without its epochs, and AUPRO without its convention, are not "
+    "comparable. Of image metrics, a source that labels images by their resized masks is noted, not called different."
 )
 
 
@@ -138,10 +138,10 @@ def _category(
     name, is_multi = row["category"], group[2] == "multi_class"
     wanted = official.get(name, Counts(0, 0, 0))
     train = sum(of.train for of in official.values()) if is_multi else wanted.train
-    learnt = trained.get((*group, name), trained.get((*group, "all")))
+    trained_on = trained.get((*group, name), trained.get((*group, "all")))
     test = (int(row["images"]) - int(row["anomalous"]), int(row["anomalous"]))
-    fit = _differing(["training"], ["unknown" if learnt is None else learnt], [train])
-    fit = fit and (f"one model learnt from {fit}" if is_multi else f"{name} has {fit}")
+    fit = _differing(["training"], ["unknown" if trained_on is None else trained_on], [train])
+    fit = fit and (f"one model was trained on {fit}" if is_multi else f"{name} has {fit}")
     seen = _differing(["normal test", "anomalous test"], test, wanted[1:])
     return "; ".join(filter(None, [fit, seen and f"{name} has {seen}"]))
 

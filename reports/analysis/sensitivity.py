@@ -13,7 +13,7 @@ from reports.vocabulary import MEAN, is_image_metric, metric, sign
 SELECTIONS = [
     "From the same runs, at the epochs that were evaluated on the test images: the last one; that of the lowest mean "
     "anomaly map on held-out normal images; and the oracle's, of the best sum of image and pixel AUROC on test images. "
-    "The oracle's gain over the last epoch is the effect of choosing by the test set: a diagnostic, no result.",
+    "The oracle's gain over the last epoch is the effect of choosing by the test set: a diagnostic, not a result.",
 ]
 CONVENTIONS = ["In brackets: the rank among the variants under that convention, from the same anomaly maps."]
 PLACE = ["dataset", "protocol", "variant"]

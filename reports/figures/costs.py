@@ -62,4 +62,4 @@ def _devices(data: pd.DataFrame) -> str:
     if len(devices) == 1:
         return f"Measured on: {devices.index[0]}."
     listed = "; ".join(f"{device}: {', '.join(sorted(names))}" for device, names in devices.items())
-    return f"Devices differ, so times do not compare: {listed}."
+    return f"Devices differ, so times are not comparable: {listed}."

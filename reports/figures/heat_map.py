@@ -45,5 +45,5 @@ def draw(data: pd.DataFrame) -> Figure:
         axes[place].axhline(len(categories) - 1, color=INK, lw=1)  # the mean stands apart
         axes[place].set_xticks(np.arange(len(names)) + 0.5, names, rotation=45, ha="right", rotation_mode="anchor")
     note(figure, f"{unit(metrics).capitalize()}.", over_seeds(data.cell, whiskers=""),
-         "The darker, the worse; each panel has a scale of its own.", *conventions)  # fmt: skip
+         "Darker is worse; each panel has its own scale.", *conventions)  # fmt: skip
     return figure

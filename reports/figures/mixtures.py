@@ -37,6 +37,6 @@ def draw(data: pd.DataFrame) -> Figure:
         axis.set(title=protocol, xticks=sorted(data.ratio.unique()), ylim=(0, 103))
     figure.supylabel("image AUROC, percent")
     legend(figure, axes, names)
-    note(figure, over_seeds(data.cell), "Points are shifted sideways to be seen; grey line: chance.",
+    note(figure, over_seeds(data.cell), "Points are shifted sideways so that they do not overlap; grey line: chance.",
          xlabel="share of the category under test in the mixture")  # fmt: skip
     return figure

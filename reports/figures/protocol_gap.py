@@ -70,6 +70,6 @@ def draw(data: pd.DataFrame) -> Figure:
         axis.grid(axis="x")
     protocol_keys(axes[0], PROTOCOLS[:2])
     legend(figure, axes, PROTOCOLS[:2])
-    note(figure, over_seeds(data.cell), "Categories that lose most are at the top; the axis does not begin at 0.",
+    note(figure, over_seeds(data.cell), "Categories with the largest drop are on top; the axis does not begin at 0.",
          xlabel=unit([metric]))  # fmt: skip
     return figure

@@ -20,7 +20,7 @@ SHOWN = {"most missed": 2, "most false": 2, "random, anomalous": 2, "random, nor
 def draw(data: pd.DataFrame) -> Figure:
     data = data[data.arrays.notna() & data.maps.notna()].sort_values(["variant", "seed"]).drop_duplicates("variant")
     if data.empty:
-        raise ValueError("no example images with their maps are stored: `dvc pull`, or run the score stage again")
+        raise ValueError("no example images with their maps are stored: `dvc pull`, or run `dvc repro`")
     rows_of = {str(row["variant"]): row for row in data.to_dict("records")}
     random, extreme = examples(data.arrays), examples(data.extremes.dropna())
     images = {name: pd.DataFrame(row["details"]["images"]).set_index("key") for name, row in rows_of.items()}

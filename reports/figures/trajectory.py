@@ -37,6 +37,6 @@ def draw(data: pd.DataFrame) -> Figure:
     figure.supylabel(unit(metrics))
     note(
         figure, "Mean over the runs of each variant (splits and seeds); shaded: one standard deviation. Best: each",
-        "run's best epoch on the test images: a diagnostic, no result. The axes do not begin at 0.", xlabel="epoch",
+        "run's best epoch on the test images: a diagnostic, not a result. The axes do not begin at 0.", xlabel="epoch",
     )  # fmt: skip
     return figure

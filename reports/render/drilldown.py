@@ -74,7 +74,7 @@ def payloads(
                 of_dataset = examples.setdefault(f"examples-{row['dataset']}", {})
                 cell["maps"][row["seed"]] = _maps(row["arrays"], row["details"]["images"], of_dataset)
             except Exception as error:  # a damaged file can raise anything, and costs its maps alone
-                problems.append(f"{row['arrays']}: its maps are not shown: {error}. Run the score stage again.")
+                problems.append(f"{row['arrays']}: its maps are not shown: {error}. `dvc repro` scores it again.")
     return {name: _encoded(content) for name, content in (groups | examples).items()}
 
 

@@ -124,7 +124,7 @@ def _copy(folder: Path, executor: str, seeds: int, seconds: float) -> None:
     suite = {
         "suite": "bench", "methods": list(variants), "variants": variants, "datasets": ["toy"],
         "protocols": ["one_class"], "seeds": list(range(seeds)), "pretrain": [], "conventions": ["default"],
-        "allow": {"collapsed": "nothing is learnt here"},
+        "allow": {"collapsed": "nothing is learned here"},
         "executor": {"name": executor, "device": "cpu", "jobs": SLOTS, "threads": 1, "gpus": 0, "memory_gib": 2},
     }  # fmt: skip
     (folder / "params.yaml").write_text(yaml.safe_dump(suite))

@@ -60,7 +60,7 @@ class Local(Executor):
     @classmethod
     def lost(cls, at_work: Sequence[Run]) -> dict[str, LostRun]:
         reason = (
-            "its process ended without a result: killed, out of memory, or a full disk? Started again, it continues "
+            "its process ended without a result: killed, out of memory, or a full disk? When restarted, it continues "
             "from its last checkpoint"
         )
         gone = [run for run in at_work if status.read_status(run).state is State.MISSING]

@@ -83,7 +83,7 @@ class Slurm(Executor):
             self.recovered, self.next_attempt = False, time.monotonic() + RETRY_SECONDS
             if not at_work and all(status.read_status(run).state is not State.QUEUED for run in waiting):
                 raise InputError(
-                    f"SLURM does not accept the runs: {_last_line(error)}. Correct `executor` in params.yaml, or start "
+                    f"SLURM rejected the jobs: {_last_line(error)}. Correct `executor` in params.yaml, or start "
                     "again when the cluster answers."
                 ) from error
         # The runs of an array that could not be released are queued nevertheless.
@@ -236,7 +236,7 @@ def _recover() -> None:
     """Complete a submission during which an earlier driver was killed."""
     queue = _queue()
     if queue is None:
-        raise OSError("squeue does not answer")
+        raise OSError("squeue does not respond")
     pending = {job: reason for job, reason in queue.items() if reason.startswith("PENDING")}
     # SLURM may have put a job back whose run is reported as running, or have started one since it was asked.
     named = {report.job for report in read_reports() if report.state in ("queued", "running")}
