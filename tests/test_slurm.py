@@ -446,7 +446,7 @@ def test_a_node_that_does_not_see_the_project_is_an_error_with_the_cure(project:
 def test_what_the_cluster_refuses_is_an_error_at_once(project: Project) -> None:
     project.params({"executor": EXECUTOR | {"partition": "nowhere"}})
     message = project.run("proctor", "run", code=2).stderr
-    assert "SLURM does not accept the runs" in message
+    assert "SLURM rejected the jobs" in message
     assert "invalid partition" in message
 
 
