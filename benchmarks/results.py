@@ -22,7 +22,6 @@ from benchmarks.schema import SCHEMA
 from benchmarks.storage import arrays
 from benchmarks.storage.arrays import Predictions
 from benchmarks.storage.digests import file_digest
-from methods.base import InputError
 from methods.components.atomic import replacing
 
 RESULTS = Path("results")
@@ -80,30 +79,23 @@ def save(
         parts: of other images, by the name of their folder and of their entry in the record: `interference`, `private`.
 
     Raises:
-        InputError: the disk is full, or cannot be written for another reason.
+        OSError: the disk is full, or cannot be written for another reason.
     """
     target = scratch_dir(run) / "result"
     for left in scratch_dir(run).glob(f".*.{target.name}"):  # by a process that was killed
         shutil.rmtree(left, ignore_errors=True)
-    try:
-        with replacing(target) as partial:
-            arrays.write(partial, predictions)
-            listed = {"categories": _listed(partial, predictions)}
-            for name, part in (parts or {}).items():
-                if part:
-                    arrays.write(partial / name, part)
-                    listed[name] = _listed(partial / name, part)
-            about = {k: getattr(run, k) for k in ("variant", "method", "dataset", "protocol", "split", "seed")}
-            fingerprints = {"fingerprint": run.fingerprint, "fingerprint_parts": run.fingerprint_parts}
-            content = {"schema": SCHEMA, **about, **fingerprints, **listed, **record}
-            write_json(partial / "record.json", records.sealed(json.loads(json.dumps(content))))
-            shutil.rmtree(target, ignore_errors=True)
-    except OSError as error:
-        free = shutil.disk_usage(scratch_dir(run)).free >> 20  # what was written is removed by now
-        raise InputError(
-            f"{scratch_dir(run).absolute()}: the result cannot be written ({error}); {free} MiB are free there. Free "
-            "some space and run again: training continues from its last checkpoint."
-        ) from error
+    with replacing(target) as partial:
+        arrays.write(partial, predictions)
+        listed = {"categories": _listed(partial, predictions)}
+        for name, part in (parts or {}).items():
+            if part:
+                arrays.write(partial / name, part)
+                listed[name] = _listed(partial / name, part)
+        about = {k: getattr(run, k) for k in ("variant", "method", "dataset", "protocol", "split", "seed")}
+        fingerprints = {"fingerprint": run.fingerprint, "fingerprint_parts": run.fingerprint_parts}
+        content = {"schema": SCHEMA, **about, **fingerprints, **listed, **record}
+        write_json(partial / "record.json", records.sealed(json.loads(json.dumps(content))))
+        shutil.rmtree(target, ignore_errors=True)
 
 
 def _listed(folder: Path, predictions: Mapping[str, Predictions]) -> dict[str, Any]:

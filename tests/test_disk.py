@@ -84,7 +84,7 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
 
 def test_a_full_disk_stops_the_driver_with_the_free_space_and_room_cures_it(run: Run, small_disk: SmallDisk) -> None:
     small_disk.fill()
-    with pytest.raises(InputError, match=r"No space left on device \(0 MiB are free there\)\. Make room and run"):
+    with pytest.raises(InputError, match=r"No space left on device \(0 MiB are free there\)\. Free some space and run"):
         driver.launch([run], SETTINGS, QUIET)
     small_disk.make_room()
     driver.launch([run], SETTINGS, QUIET)
@@ -104,7 +104,7 @@ def test_a_disk_that_fills_during_a_run_fails_it_with_the_reason_and_room_cures_
             worker.execute(run, "cpu", 1, 1.0)
     state, reason = status.read_status(run)
     assert state is State.FAILED
-    assert "No space left on device" in reason and "Make room" in reason
+    assert "No space left on device" in reason and "Free some space" in reason
     worker.execute(run, "cpu", 1, 1.0)
     status.collect(run)
     assert status.read_status(run).state is State.DONE

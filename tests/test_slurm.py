@@ -289,10 +289,11 @@ def test_a_node_that_is_down_and_up_again_loses_no_run(project: Project) -> None
 def test_a_controller_that_restarts_is_waited_for(project: Project) -> None:
     project.params({"hyper_parameters": {"steps": 200}})
     driver = project.start("proctor", "run")
-    wait_for(at_step(project, "worker 0", 2))
-    # Killed before it has saved that there is such a job, it would give the job's number to another one.
+    job = wait_for(at_step(project, "worker 0", 2))["job"]
+    # Killed before it has saved that the job runs, it would start the job again on a node that refuses it.
+    slurm("scontrol", "update", f"jobid={job}", f"comment={project.folder}/saved")
     saved = Path(CLUSTER or "", "state", "job_state")
-    wait_for(lambda: str(project.folder).encode() in saved.read_bytes())
+    wait_for(lambda: f"{project.folder}/saved".encode() in saved.read_bytes())
     pid = int(Path(CLUSTER or "", "slurmctld.pid").read_text())
     os.kill(pid, signal.SIGKILL)
     time.sleep(12)  # long enough for the driver to ask in vain
@@ -393,7 +394,7 @@ def test_a_full_disk_fails_its_run_with_the_reason_and_room_cures_it(project: Pr
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(scratch)], check=False).returncode:
         pytest.skip("a small file system cannot be mounted here")
     try:
-        assert "Make room" in project.run("proctor", "run", code=1).stderr
+        assert "Free some space" in project.run("proctor", "run", code=1).stderr
         subprocess.run(["mount", "-o", "remount,size=50m", str(scratch)], check=True)
         project.run("proctor", "run")
         assert_undisturbed(project, 10)

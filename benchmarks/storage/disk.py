@@ -12,8 +12,8 @@ from pathlib import Path
 from methods.base import InputError
 
 CURES = {
-    errno.ENOSPC: "Make room",
-    errno.EDQUOT: "Make room",
+    errno.ENOSPC: "Free some space",
+    errno.EDQUOT: "Free some space",
     errno.EACCES: "Change its owner or permissions",
     errno.EPERM: "Change its owner or permissions",
     errno.EROFS: "Mount it writable",
@@ -34,12 +34,14 @@ def explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in CURES:
+        # NumPy reports a full disk as "N requested and M written", without a number.
+        number = errno.ENOSPC if error.errno is None and str(error).endswith(" written") else error.errno
+        if number not in CURES:
             raise
         path = Path(os.fsdecode(error.filename or folder)).absolute()
         existing = next(parent for parent in (path, *path.parents) if parent.exists())
         raise InputError(
-            f"{path}: {error.strerror} ({shutil.disk_usage(existing).free >> 20} MiB are free there). "
-            f"{CURES[error.errno]} and run the same command again: finished runs are kept, and interrupted ones "
+            f"{path}: {os.strerror(number)} ({shutil.disk_usage(existing).free >> 20} MiB are free there). "
+            f"{CURES[number]} and run the same command again: finished runs are kept, and interrupted ones "
             "continue from their last checkpoint."
         ) from error
