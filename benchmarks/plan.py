@@ -187,6 +187,14 @@ def read(results: Path) -> Plan:
         ) from None
 
 
+def is_older_than(path: Path, results: Path) -> bool:
+    """Whether a file was written after the plan of a results folder; false if one of them is absent."""
+    try:
+        return path.stat().st_mtime > (results / FOLDER / "suite.json").stat().st_mtime
+    except FileNotFoundError:
+        return False
+
+
 def _names(value: Any) -> Sequence[str]:
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         raise ValueError("groups must be a list of names")

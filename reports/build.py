@@ -141,6 +141,7 @@ def sources(data: Results) -> dict[str, Callable[[], pd.DataFrame]]:
         "selections": lambda: sensitivity.selections(measured),
         "conventions": lambda: sensitivity.conventions(data.cells),
         "costs": lambda: costs.costs(data.cells, data.records),
+        "examples": lambda: details[details.arrays.notna()],  # an archive has none
         "composites": lambda: details[details.composites.notna()],
     }
 

@@ -23,6 +23,7 @@ SOURCES: dict[str, tuple[str, ...]] = {  # what `from` may name, and the facets 
     "interference": _SCORES,
     "details": _DETAILS,
     "spro": _DETAILS,
+    "examples": _DETAILS,
     "composites": _DETAILS,
     "losses": _EPOCHS,
     "trajectory": _EPOCHS,

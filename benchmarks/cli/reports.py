@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from benchmarks import archive as archives
 from benchmarks import integrity, results
 from benchmarks import params as parameters
 from benchmarks import plan as plans
@@ -31,25 +32,35 @@ def report(
             help="Or KIND:GROUP=REASON: no problem; printed under the tables. Adds to `allow` in params.yaml.",
         ),
     ] = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="An archive, as `proctor archive` writes it; default: results/.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the report.")] = Path("reports") / "build",
 ) -> None:
-    """Build the tables, figures and the page under reports/build from what is scored, and check them."""
+    """Build the tables, figures and the page from what is scored, and check them."""
     from reports import build
     from reports.analysis import checks
 
-    if not results.RESULTS.is_dir():
-        raise InputError(f"There is no folder {results.RESULTS.absolute()}: run proctor in the project's folder.")
-    of_suite = parameters.load().allow if Path("params.yaml").exists() else {}
+    folder = source or results.RESULTS
+    if not folder.is_dir():
+        cure = "name an archive" if source else "run proctor in the project's folder"
+        raise InputError(f"There is no folder {folder.absolute()}: {cure}.")
+    suite = source / parameters.PATH.name if source else parameters.PATH
+    of_suite = parameters.load(suite).allow if suite.exists() else {}
     reasons = of_suite | dict(entry.partition("=")[::2] for entry in allow or ())
     try:
         checks.check_allow(reasons)
     except ValueError as error:
         raise InputError(f"`allow` in params.yaml, or --allow: {error}") from None
     try:
-        problems = integrity.problems(plans.read(results.RESULTS))
+        plan = plans.read(folder)
+        problems = archives.problems(folder, plan) if source else integrity.problems(plan)
     except InputError as error:
+        if source:
+            raise
         problems = []
         say(f"notice: {error} Until then the report shows all that is stored.")
-    page = build.build(results.RESULTS, Path("reports") / "build", allow=reasons, problems=problems)
+    page = build.build(folder, out, allow=reasons, problems=problems)
     say(f"The report is at {page}.")
     if strict and problems:
         say(
@@ -57,6 +68,14 @@ def report(
             "reason under `allow` in params.yaml."
         )
         raise typer.Exit(1)
+
+
+@app.command(rich_help_panel=RESULTS)
+def archive(out: Annotated[Path, typer.Argument(help="A new folder.")]) -> None:
+    """Copy what the suite's tables rest on, without arrays and images: small enough for git; see `report --from`."""
+    count = archives.write(out, plans.read(results.RESULTS))
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    say(f"{out}: {counted(count, 'run')}, {size / 2**20:.1f} MiB. `proctor report --from {out}` builds the report.")
 
 
 @app.command(rich_help_panel=SUBMISSIONS)

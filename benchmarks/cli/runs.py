@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -48,17 +47,13 @@ def status(
         print(json.dumps([row.json_object() for row in monitor.rows(entries)], indent=1))
     else:
         wide_console().print(monitor.table(monitor.rows(entries)))
-        if _is_newer(parameters.PATH, results.RESULTS / plans.FOLDER / "suite.json"):
+        if plans.is_older_than(parameters.PATH, results.RESULTS):
             say(f"{parameters.PATH} was changed after these runs were planned: `proctor plan` lists those of now.")
         if unplanned := cleaning.unplanned(plan):
             say(
                 f"{counted(len(unplanned), 'unplanned result')}, such as {unplanned[0]}, in no table; "
                 "`proctor clean` removes them."
             )
-
-
-def _is_newer(path: Path, than: Path) -> bool:
-    return path.exists() and path.stat().st_mtime > than.stat().st_mtime
 
 
 @app.command(rich_help_panel=RUNS)
