@@ -51,6 +51,15 @@ ALLOWED: dict[str, set[str]] = {
     "benchmarks.status": {*METHODS, *LEAVES, *STORED, *RESULTS},
     "benchmarks.integrity": {*METHODS, *LEAVES, *STORED, *RESULTS},
     "benchmarks.clean": {*METHODS, *LEAVES, *STORED, *RESULTS},
+    "benchmarks.archive": {
+        *METHODS,
+        *LEAVES,
+        *STORED,
+        *RESULTS,
+        "benchmarks.params",
+        "benchmarks.suite_files",
+        "benchmarks.yaml_files",
+    },  # fmt: skip
     "benchmarks.doctor": {"methods", *METHODS, *LEAVES, *STORED, *DATA, *RUNS},
     "benchmarks.scoring": BELOW_SCORING,
     "benchmarks.execution": {*BELOW_SCORING, "benchmarks.scoring"},
