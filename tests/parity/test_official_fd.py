@@ -10,7 +10,6 @@ import numpy as np
 import official
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmarks.datasets.mvtec_ad import MVTecAD
@@ -100,7 +99,9 @@ def train_officially(
     loader = official.Batches([[(None, batch)] for batch in epochs])
     with monkeypatch.context() as patch:
         patch.setattr(Tensor, "backward", recorded)
-        code.main.train_val(both.their_teacher, both.their_student, loader, Loader([held_out], len(held_out)), arguments)
+        code.main.train_val(
+            both.their_teacher, both.their_student, loader, Loader([held_out], len(held_out)), arguments
+        )
     result.selected = torch.load("snapshots/bottle/best.pth.tar")["state_dict"]
     return result
 

@@ -61,7 +61,10 @@ def both(code: SimpleNamespace, weights: Callable[[str], Path], monkeypatch: pyt
     student = method.build_student(teacher)
     unused = bn.load_state_dict(official.renamed(student.bottleneck.state_dict(), BOTTLENECK), strict=False)
     assert not unused.unexpected_keys
-    assert {key.partition(".")[0] for key in unused.missing_keys} == {"conv4", "bn4"}  # the official code never calls them
+    assert {key.partition(".")[0] for key in unused.missing_keys} == {
+        "conv4",
+        "bn4",
+    }  # the official code never calls them
     decoder.load_state_dict(official.renamed(student.decoder.state_dict(), DECODER))
     return SimpleNamespace(
         encoder=encoder.eval(), bn=bn, decoder=decoder, method=method, teacher=teacher, student=student, context=context
@@ -115,7 +118,9 @@ def batches(images: int, batch_size: int, seed: int) -> list[list[int]]:
     return chosen
 
 
-def test_images_and_masks_are_the_same(code: SimpleNamespace, mvtec: MVTecAD, both: SimpleNamespace, compare: Any) -> None:
+def test_images_and_masks_are_the_same(
+    code: SimpleNamespace, mvtec: MVTecAD, both: SimpleNamespace, compare: Any
+) -> None:
     transforms = code.dataset.get_data_transforms(256, 256)
     theirs = code.dataset.MVTecDataset(f"{mvtec.root}/bottle", *transforms, phase="test")
     rows = {Path(path): row for row, path in enumerate(theirs.img_paths)}
