@@ -12,7 +12,6 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pandas as pd
@@ -20,12 +19,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from methods.aand import AAND
 from methods.fd import FD
 from methods.rd import RD
 
 # "owner/NAME @commit": the commits that these tests were written for are those that the methods follow.
-SOURCES = {source.split()[0].partition("/")[2]: source for source in (RD.source, FD.source, AAND.source)}
+SOURCES = {source.split()[0].partition("/")[2]: source for source in (RD.source, FD.source)}
 
 
 def checkout(name: str) -> Path:
@@ -50,16 +48,15 @@ def commit(name: str) -> str:
 def load(name: str, *modules: str) -> list[Any]:
     """Import modules of a checkout.
 
-    Two checkouts have a module `test`, and so has Python: the names are free again afterwards.
+    RD4AD has a module `test`, and so has Python: the names are free again afterwards.
     """
     folder = checkout(name)
     for package in ("cv2", "skimage"):
         pytest.importorskip(package, reason=f"the official code imports {package}: pip install '.[parity]'")
-    own = {path.stem for path in folder.iterdir() if path.suffix == ".py" or path.is_dir()} | {"imgaug"}
+    own = {path.stem for path in folder.iterdir() if path.suffix == ".py" or path.is_dir()}
     hidden = {module: sys.modules.pop(module) for module in list(sys.modules) if module.partition(".")[0] in own}
     path = sys.path.copy()
     sys.path.insert(0, str(folder))
-    sys.modules |= {module: _NoAugmentation(module) for module in ("imgaug", "imgaug.augmenters")}
     try:
         return [importlib.import_module(module) for module in modules]
     finally:
@@ -68,18 +65,6 @@ def load(name: str, *modules: str) -> list[Any]:
             if module.partition(".")[0] in own:
                 del sys.modules[module]
         sys.modules.update(hidden)
-
-
-class _NoAugmentation(ModuleType):
-    """In place of imgaug, which does not work with NumPy 2: every augmenter returns the image as it is."""
-
-    def __getattr__(self, name: str) -> _NoAugmentation:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return self
-
-    def __call__(self, *_: Any, image: Any = None, **__: Any) -> Any:
-        return self if image is None else image
 
 
 def adapt(monkeypatch: pytest.MonkeyPatch) -> None:
