@@ -5,7 +5,7 @@ BIN := .venv/bin
 TESTS := OMP_NUM_THREADS=1 pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test check bench-metrics bench-training bench-launch bench-page bench-verify test-slurm docs
+.PHONY: repro test check bench-metrics bench-training bench-launch bench-page bench-verify test-slurm parity docs
 .DEFAULT_GOAL := repro
 
 .venv/ready: constraints.txt pyproject.toml
@@ -45,6 +45,12 @@ bench-page: .venv/ready
 
 bench-verify: .venv/ready
 	OMP_NUM_THREADS=1 python -m tests.speed.bench_verify
+
+# Beside the official codes. The extra `parity` stays out of .venv/ready: nothing but this target needs it.
+parity: .venv/ready
+	@test -d "$(OFFICIAL)" || { echo "make parity OFFICIAL=DIR: DIR holds checkouts of the official codes, see docs/parity.md."; exit 1; }
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,parity]'
+	OFFICIAL="$(OFFICIAL)" OMP_NUM_THREADS=1 pytest -m parity -r s -p no:warnings tests/parity
 
 # The site, under site/. The extra `docs` stays out of .venv/ready: nothing but this target needs it.
 docs: .venv/ready
