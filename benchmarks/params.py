@@ -134,7 +134,9 @@ def load(path: Path = PATH) -> Params:
     try:
         text = yaml_files.read(path)
     except FileNotFoundError:
-        raise InputError(f"There is no {path} in {Path.cwd()}: run proctor in the project's folder.") from None
+        raise InputError(
+            f"There is no {path} in {Path.cwd()}: run proctor in a project's folder. `proctor init DIR` makes one."
+        ) from None
     return check(yaml_files.parse(text, path), path)
 
 

@@ -43,6 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     "benchmarks.interference": {*METHODS, "benchmarks.datasets"},
     "benchmarks.params": {"methods", *METHODS, *LEAVES, "benchmarks.yaml_files"},
     "benchmarks.suite_files": {*METHODS, "benchmarks.params", "benchmarks.yaml_files"},
+    "benchmarks.new_project": {*METHODS, "benchmarks.suite_files"},
     "benchmarks.checks": {"methods", *METHODS, *LEAVES, *STORED, *DATA, *RUNS, "benchmarks.execution"},
     "benchmarks.fingerprint": {"methods", *METHODS, *LEAVES, *STORED, *DATA, "benchmarks.params", "benchmarks.sources"},
     "benchmarks.runs": {"methods", *METHODS, *LEAVES, *STORED, *DATA, *RUNS},

@@ -105,7 +105,7 @@ def test_a_file_that_cannot_be_used_is_refused_in_one_line(
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=r"There is no params\.yaml in .*: run proctor in the project's folder\."):
+    with pytest.raises(InputError, match=r"There is no params\.yaml in .*: run proctor in a project's folder\."):
         params.load()
     Path("params.yaml").mkdir()
     with pytest.raises(InputError, match=r"^params\.yaml cannot be read: Is a directory\.$"):
