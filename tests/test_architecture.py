@@ -42,6 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "benchmarks.protocols": {*METHODS, "benchmarks.datasets"},
     "benchmarks.interference": {*METHODS, "benchmarks.datasets"},
     "benchmarks.params": {"methods", *METHODS, *LEAVES, "benchmarks.yaml_files"},
+    "benchmarks.params_schema": {"methods", *METHODS, *LEAVES, *DATA, "benchmarks.params"},
     "benchmarks.suite_files": {*METHODS, "benchmarks.params", "benchmarks.yaml_files"},
     "benchmarks.new_project": {*METHODS, "benchmarks.suite_files"},
     "benchmarks.checks": {"methods", *METHODS, *LEAVES, *STORED, *DATA, *RUNS, "benchmarks.execution"},

@@ -55,6 +55,14 @@ def use(suite: Annotated[str, typer.Argument(help=SUITE_HELP)]) -> None:
 
 
 @app.command(rich_help_panel=SUITE)
+def schema() -> None:
+    """Print the JSON schema of params.yaml, with the methods and data sets that are there now."""
+    from benchmarks import params_schema
+
+    print(json.dumps(params_schema.generate(), indent=1))
+
+
+@app.command(rich_help_panel=SUITE)
 def plan(
     write: Annotated[bool, typer.Option("--write", help="Also write results/plan, for the pipeline.")] = False,
     why: Annotated[str | None, typer.Option(metavar="RUN", help="Show what changed in this run alone.")] = None,
