@@ -66,8 +66,8 @@ class MVTecLOCO(Folder):
         for defect in ("logical_anomalies", "structural_anomalies"):
             for path in list_images(self.mask_folder(category, defect)):
                 message = (
-                    f"{path}: a single mask, where {path.parent}/{path.stem}/ should hold one for each region, which sPRO "
-                    "needs. Extract the official archive, or score without sPRO: these files as data set `folder`."
+                    f"{path}: a single mask, where {path.parent}/{path.stem}/ should hold one for each region, which "
+                    "sPRO needs. Extract the official archive, or score without sPRO: these files as data set `folder`."
                 )
                 problems.append(Problem("error", message, "single masks"))
         try:
