@@ -1,4 +1,4 @@
-"""Loggers, on fake modules in place of the programs' own: they show what is called, not that a program understands it."""
+"""Loggers, with fake modules in place of the programs': what is called, not whether a program understands it."""
 
 import logging
 import sys
