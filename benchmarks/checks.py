@@ -7,7 +7,7 @@ from fnmatch import filter as matching
 from itertools import product
 
 from benchmarks import datasets, runs
-from benchmarks.execution import executors
+from benchmarks.execution import executors, loggers
 from benchmarks.metrics.conventions import CONVENTIONS
 from benchmarks.params import Params, needed_by_dvc
 from benchmarks.schema import group_name
@@ -26,7 +26,7 @@ def check(params: Params) -> list[str]:
         InputError: an entry names what does not exist; all mistakes are listed, one a line.
     """
     ready = runs.variants(params)
-    if mistakes := [*_names(params), *_groups(params), *_device(params), *needed_by_dvc(params)]:
+    if mistakes := [*_names(params), *_groups(params), *_device(params), *_logger(params), *needed_by_dvc(params)]:
         raise InputError("\n".join(f"params.yaml: {mistake}" for mistake in mistakes))
     return list(_without_effect(params, [variant.teacher for variant in ready if variant.teacher]))
 
@@ -79,6 +79,15 @@ def _device(params: Params) -> Iterator[str]:
     )
     if missing and params.executor.name != "slurm":
         yield f"`executor.device` is {device!r}, but torch finds no such device here. `auto` takes what there is."
+
+
+def _logger(params: Params) -> Iterator[str]:
+    name = params.executor.logger
+    if name and not params.executor.slurm_python:  # which may have other packages
+        try:
+            loggers.find(name)
+        except InputError as error:
+            yield str(error)
 
 
 def _without_effect(params: Params, teachers: Sequence[str]) -> Iterator[str]:

@@ -35,6 +35,7 @@ Count = Annotated[int, Field(ge=0, strict=True)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Scalar = Annotated[Any, AfterValidator(_scalar)]
 Ratio = Annotated[Number, Field(gt=0, lt=1)]
+LoggerName = Literal["tensorboard", "mlflow", "wandb"]
 ExpandedPath = Annotated[Path, AfterValidator(expand_path)]  # `~`, `$NAME` and `${NAME}` are replaced
 
 
@@ -74,6 +75,7 @@ class Executor(Resources):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     jobs: Count = 0  # runs at a time; 0: one per GPU, else one per core; with SLURM as many as it allows
     cache_gib: Number = Field(4.0, ge=0)  # memory of each run for teacher features
+    logger: LoggerName | None = None  # which program also gets the loss terms: see benchmarks/execution/loggers.py
     resources: dict[str, Resources] = {}  # for groups (VARIANT-DATASET-PROTOCOL) that match a pattern; later ones win
     slurm_setup: list[str] = []  # shell commands before a job's Python: `module load cuda`, `source …`
     slurm_python: str | None = None  # how a job starts Python: `apptainer exec --nv lab.sif python`; None: as here
@@ -134,7 +136,9 @@ def load(path: Path = PATH) -> Params:
     try:
         text = yaml_files.read(path)
     except FileNotFoundError:
-        raise InputError(f"There is no {path} in {Path.cwd()}: run proctor in the project's folder.") from None
+        raise InputError(
+            f"There is no {path} in {Path.cwd()}: run proctor in a project's folder. `proctor init DIR` makes one."
+        ) from None
     return check(yaml_files.parse(text, path), path)
 
 

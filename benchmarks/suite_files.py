@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from methods.base import InputError, did_you_mean
 from methods.components.atomic import replacing
 
 SUITES = Path(__file__).parent / "suites"
+SCHEMA_LINE = "# yaml-language-server: $schema=benchmarks/params.schema.json"  # by which editors check params.yaml
 YOURS = ("executor", "roots", "weights")  # what a user's machine decides, and no suite of ours states
 
 
@@ -44,7 +46,7 @@ def select(suite: str, target: Path) -> Selected:
     params.check(entries, target)
 
     # As text, so that comments reach the reader.
-    text = text.rstrip() + "\n"
+    text = re.sub(r"^# yaml-language-server:.*\n+", "", text).rstrip() + "\n"  # its schema's path is the suite's
     if defaults:
         text += f"\n# Defaults, which dvc.yaml reads.\n{yaml_files.dump(defaults)}"
     if kept:
@@ -56,7 +58,7 @@ def select(suite: str, target: Path) -> Selected:
         text += "\n# Replaced by the suite's own:\n\n" + "".join(f"# {line}\n" for line in old.splitlines())
     try:
         with replacing(target.resolve()) as partial:
-            partial.write_text(text, encoding="utf-8")
+            partial.write_text(f"{SCHEMA_LINE}\n\n{text}", encoding="utf-8")
     except OSError as error:
         raise InputError(f"{target} cannot be written: {error.strerror}.") from None
     return Selected(list(kept), replaced)

@@ -755,6 +755,78 @@ def test_either_published_count_of_loco_is_accepted_and_named(loco: Path, monkey
         assert (end in found and "2 train (official 3)" in found) if end else "official" not in found
 
 
+@pytest.fixture
+def ad2(tmp_path: Path) -> Path:
+    """A part of MVTec AD 2, as some download it: one category, without the private test sets."""
+    root = tmp_path / "ad2"
+    for place in ("train/good", "validation/good", "test_public/good", "test_public/bad"):
+        save(root / "can" / place / "000_regular.png", len(place))
+    mask(root / "can" / "test_public" / "ground_truth" / "bad" / "000_regular_mask.png")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("name", "archive"), [("mvtec_loco", "mvtec_loco_anomaly_detection"), ("mvtec_ad_2", "mvtec_ad_2")]
+)
+def test_a_folder_of_the_archives_name_in_the_root_is_found(
+    loco: Path, ad2: Path, tmp_path: Path, name: str, archive: str
+) -> None:
+    root = tmp_path / "outer"
+    shutil.copytree({"mvtec_loco": loco, "mvtec_ad_2": ad2}[name], root / archive)
+    inner, outer = datasets.load(name, root / archive), datasets.load(name, root)
+    assert outer.root == inner.root and outer.revision() == inner.revision()
+    (category,) = inner.categories
+    shutil.copytree(root / archive / category, root / category)
+    assert datasets.load(name, root).root == root
+
+
+def test_a_part_of_mvtec_ad_2_is_scored_and_what_is_missing_is_told(ad2: Path) -> None:
+    dataset = datasets.load("mvtec_ad_2", ad2)
+    assert messages(dataset) == ""
+    told = messages(dataset, "notice")
+    assert "7 of 8 categories are not there" in told
+    assert "can/test_private is not there. The public test set is scored" in told
+    assert [dataset.truth(item).anomalous for item in dataset.items("can", "test")] == [True, False]
+
+
+def test_a_part_of_loco_is_usable_and_what_is_missing_is_told(loco: Path) -> None:
+    for part in ("test", "ground_truth"):
+        shutil.rmtree(loco / "pushpins" / part / "structural_anomalies")
+    shutil.rmtree(loco / "pushpins" / "validation")
+    dataset = datasets.load("mvtec_loco", loco)
+    assert messages(dataset) == ""
+    told = messages(dataset, "notice")
+    assert "4 of 5 categories are not there" in told and "0 validation (official 69)" in told
+    assert [item.defect for item in dataset.items("pushpins", "test")] == ["good", "logical_anomalies"]
+
+
+def test_masks_of_loco_that_were_merged_into_one_are_refused_with_the_way_to_use_them(loco: Path) -> None:
+    folder = loco / "pushpins" / "ground_truth" / "logical_anomalies"
+    shutil.rmtree(folder)
+    mask(folder / "000.png")
+    found = messages(datasets.load("mvtec_loco", loco))
+    assert f"{folder}/000.png: a single mask, where {folder}/000/ should hold one for each region" in found
+    shutil.rmtree(loco / "pushpins" / "test" / "structural_anomalies")
+    shutil.rmtree(loco / "pushpins" / "ground_truth" / "structural_anomalies")
+    assert messages(datasets.load("folder", loco)) == ""
+
+
+LOCO = SHARED.parent / "mvtec_loco_juice_bottle"
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(not LOCO.is_dir(), reason=f"{LOCO} is not there")
+def test_real_juice_bottle_with_merged_masks_is_usable_as_a_folder_of_images(tmp_path: Path) -> None:
+    (tmp_path / "loco").mkdir()
+    (tmp_path / "loco" / "juice_bottle").symlink_to(LOCO)
+    dataset = datasets.load("mvtec_loco", tmp_path / "loco")
+    assert dataset.counts("juice_bottle") == {"train": 335, "validation": 54, "logical": 142}
+    assert "a single mask" in messages(dataset)
+    assert _checks.check(datasets.load("folder", tmp_path / "loco"))  # notices alone: no normal test image
+    items = datasets.load("folder", tmp_path / "loco").items("juice_bottle", "test")
+    assert len(items) == 142 and all(item.masks for item in items)
+
+
 @pytest.mark.parametrize("same", ["train", "label"])
 def test_copies_of_images_are_named(tree: Path, same: str) -> None:
     source = tree / "nut" / ("train/good/000.png" if same == "train" else "test/crack/000.png")

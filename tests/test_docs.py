@@ -12,7 +12,7 @@ from benchmarks.cli import app
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # Made by the pipeline or the user; not in a fresh clone.
-MADE = ("reports/build/", "results/plan", "results/scratch/", "site/", "data/")
+MADE = ("reports/build/", "results/plan", "results/logs/", "results/scratch/", "site/", "data/")
 # Names to be replaced by the reader's own: NAME, CATEGORY, STEM, …
 PLACEHOLDER = re.compile(r"\b[A-Z]{2,}\b(?!\.md)|[*…<{]")
 

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 a run or check failed, 2 bad input, 3 another proctor is a
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
@@ -74,10 +75,18 @@ def options(
 
 
 def main() -> None:
-    """Entry point of `proctor`: bad input is reported without a traceback."""
+    """Entry point of `proctor`: in a project its own code runs, as in its jobs, not that of the installed package."""
+    own = Path("benchmarks", "cli", "__main__.py").absolute()
+    if own.exists() and not own.samefile(Path(__file__).with_name("__main__.py")):
+        os.execv(sys.executable, [sys.executable, "-m", "benchmarks.cli", *sys.argv[1:]])
+    run()
+
+
+def run() -> None:
+    """Run the command that the shell's arguments name; bad input is reported without a traceback."""
     try:
         with disk.explained(results.RESULTS):
-            app(standalone_mode=True)
+            app(prog_name="proctor", standalone_mode=True)
     except InputError as error:
         _end("error", error, 2)
     except Busy as error:

@@ -22,22 +22,44 @@ from benchmarks.status import State
 from benchmarks.wording import counted
 from methods.base import InputError, did_you_mean, expand_path
 
+SUITE_HELP = "A name from benchmarks/suites, or the path of a file."
+
 
 @app.command(rich_help_panel=SUITE)
-def use(
-    suite: Annotated[str, typer.Argument(help="A name from benchmarks/suites, or the path of a file.")],
+def init(
+    folder: Annotated[Path, typer.Argument(help="Absent, or empty.")],
+    suite: Annotated[str, typer.Option(help=SUITE_HELP)] = "toy",
 ) -> None:
+    """Write a new project: its own copy of the code, dvc.yaml, params.yaml, and what Git and DVC ignore."""
+    from benchmarks import new_project
+
+    new_project.create(folder, suite)
+    say(f"{folder} holds a new project with the suite {suite!r}. `dvc repro` runs it there.")
+
+
+@app.command(rich_help_panel=SUITE)
+def use(suite: Annotated[str, typer.Argument(help=SUITE_HELP)]) -> None:
     """Select a suite: writes it into params.yaml. Your `executor`, `roots` and `weights` stay."""
     from benchmarks import suite_files
 
     if not Path("dvc.yaml").is_file():
-        raise InputError(f"There is no dvc.yaml in {Path.cwd()}: run proctor in the project's folder.")
+        raise InputError(
+            f"There is no dvc.yaml in {Path.cwd()}: run proctor in a project's folder. `proctor init DIR` makes one."
+        )
     selected = suite_files.select(suite, Path("params.yaml"))
     say(f"params.yaml now holds the suite {suite!r}; `dvc repro` runs it.")
     if selected.kept:
         say(f"Kept as they were: {', '.join(selected.kept)}.")
     if selected.replaced:
         say(f"Replaced by the suite's own, the old text left as a comment: {', '.join(selected.replaced)}.")
+
+
+@app.command(rich_help_panel=SUITE)
+def schema() -> None:
+    """Print the JSON schema of params.yaml, with the methods and data sets that are there now."""
+    from benchmarks import params_schema
+
+    print(json.dumps(params_schema.generate(), indent=1))
 
 
 @app.command(rich_help_panel=SUITE)

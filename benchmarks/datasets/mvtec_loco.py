@@ -4,6 +4,8 @@ Bergmann et al., "Beyond Dents and Scratches: Logical Constraints in Unsupervise
 Localization", IJCV 130 (2022), doi:10.1007/s11263-022-01578-9. Every anomalous test image has a folder of PNGs,
 CATEGORY/ground_truth/{logical,structural}_anomalies/STEM/000.png, …: one region each, its pixels' one value above 0
 naming the defect type in CATEGORY/defects_config.json, with the saturation threshold that sPRO uses (section 4).
+
+The root may also be the folder that holds these in a folder of the archive's name, as some programs extract it.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from benchmarks.datasets.folder import Folder, Pairs
 from benchmarks.official_counts import official_counts
 from methods.base import InputError
 
+ARCHIVE = "mvtec_loco_anomaly_detection"
+
 
 class MVTecLOCO(Folder):
     title = "MVTec LOCO AD"
@@ -34,6 +38,11 @@ class MVTecLOCO(Folder):
     several_masks = True
     earlier_counts = official_counts("mvtec_loco", "earlier")
     official_counts = official_counts("mvtec_loco")
+
+    def __init__(self, root: Path, categories: Sequence[str] | None = None) -> None:
+        extracted = Path(root) / ARCHIVE
+        is_outer = extracted.is_dir() and not any(map(self.is_category, list_folders(Path(root))))
+        super().__init__(extracted if is_outer else root, categories)
 
     def subset(self, item: Item) -> str:
         return item.defect.removesuffix("_anomalies")
@@ -54,6 +63,13 @@ class MVTecLOCO(Folder):
 
     def misplaced(self, category: str) -> list[Problem]:
         problems = super().misplaced(category)
+        for defect in ("logical_anomalies", "structural_anomalies"):
+            for path in list_images(self.mask_folder(category, defect)):
+                message = (
+                    f"{path}: a single mask, where {path.parent}/{path.stem}/ should hold one for each region, which "
+                    "sPRO needs. Extract the official archive, or score without sPRO: these files as data set `folder`."
+                )
+                problems.append(Problem("error", message, "single masks"))
         try:
             self.saturations(category)
         except InputError as error:

@@ -12,6 +12,7 @@ from submitit.helpers import DelayedSubmission
 
 from benchmarks import results
 from benchmarks.execution import executors
+from benchmarks.params import LoggerName
 from benchmarks.plan import Run
 from benchmarks.status_file import read_report, report_job
 from methods.base import InputError
@@ -37,6 +38,7 @@ class Job:
     threads: int
     cache_gib: float
     gpu: str | None = None
+    logger: LoggerName | None = None
     folder: Path = field(default_factory=Path.cwd)
     stops: int = 0
     checkpoint_time: float = 0.0
@@ -63,7 +65,8 @@ class Job:
 
         gc.freeze()
         gc.enable()
-        worker.execute(self.run, self.device, self.threads, self.cache_gib, executors.load(self.executor).place())
+        place = executors.load(self.executor).place()
+        worker.execute(self.run, self.device, self.threads, self.cache_gib, place, self.logger)
 
     def checkpoint(self) -> DelayedSubmission:
         """What submitit puts back into the queue when the cluster announces the end of the job.

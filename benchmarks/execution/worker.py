@@ -22,7 +22,9 @@ import torch
 
 from benchmarks import datasets, fingerprint, protocols, results, status
 from benchmarks.datasets.base import Dataset
+from benchmarks.execution import loggers
 from benchmarks.execution.fit_predict import ProbeImages, fit_and_predict
+from benchmarks.params import LoggerName
 from benchmarks.plan import Run
 from benchmarks.protocols.base import Split
 from benchmarks.status_file import Claim, Place, Superseded
@@ -30,12 +32,15 @@ from benchmarks.storage import disk
 from methods.base import InputError, Progress, TestEvaluation
 
 
-def execute(run: Run, device: str, threads: int, cache_gib: float, place: Place | None = None) -> None:
+def execute(
+    run: Run, device: str, threads: int, cache_gib: float, place: Place | None = None, logger: LoggerName | None = None
+) -> None:
     """Execute a run, from its data to its stored result. Its progress, and why it failed, are in its status file.
 
     Args:
         cache_gib: memory for teacher features.
         place: where this process runs, for the status file.
+        logger: which program gets the loss terms, beside the status file; None: none.
 
     Raises:
         Superseded: another process has claimed the run meanwhile.
@@ -47,8 +52,8 @@ def execute(run: Run, device: str, threads: int, cache_gib: float, place: Place 
     claim = Claim(run, place)
     try:
         _refuse_changes(run)
-        with disk.explained(results.scratch_dir(run)):
-            _execute(run, device, cache_gib, claim)
+        with disk.explained(results.scratch_dir(run)), loggers.logging_to(logger, run) as log:
+            _execute(run, device, cache_gib, claim, log)
     except Superseded:
         raise
     except Exception as error:  # not an interrupt: such a run resumes
@@ -66,7 +71,7 @@ def _refuse_changes(run: Run) -> None:
         )
 
 
-def _progress(claim: Claim) -> Callable[[Progress], None]:
+def _progress(claim: Claim, log: Callable[[Progress], None]) -> Callable[[Progress], None]:
     """Report progress with the remaining seconds of its phase, by the pace since this process entered the phase."""
     first: dict[str, tuple[int, float]] = {}  # by phase: what was done at its first report, and when
 
@@ -75,11 +80,12 @@ def _progress(claim: Claim) -> Callable[[Progress], None]:
         pace = (time.monotonic() - when) / (progress.done - done) if progress.done > done else None
         remaining = None if pace is None else round(pace * (progress.total - progress.done), 1)
         claim.report("running", **progress._asdict(), remaining=remaining)
+        log(progress)
 
     return report
 
 
-def _execute(run: Run, device: str, cache_gib: float, claim: Claim) -> None:
+def _execute(run: Run, device: str, cache_gib: float, claim: Claim, log: Callable[[Progress], None]) -> None:
     if device.startswith("cuda"):
         _require_gpu()
         torch.cuda.reset_peak_memory_stats(device)
@@ -93,7 +99,7 @@ def _execute(run: Run, device: str, cache_gib: float, claim: Claim) -> None:
         cache=Path(platformdirs.user_cache_dir("proctor")) / f"{run.dataset}-{dataset.revision()[:16]}",
         cache_gib=cache_gib,
         checkpoint=results.checkpoint(run),
-        progress=_progress(claim),
+        progress=_progress(claim, log),
         evaluate_test=_test_evaluation(dataset, split) if run.evaluate_every else None,
         probes=_probes(run, dataset, split) if run.interference else {},
     )

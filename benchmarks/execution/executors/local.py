@@ -51,6 +51,7 @@ class Local(Executor):
                 threads=self.threads,
                 cache_gib=self.settings.cache_gib,
                 gpu=gpu,
+                logger=self.settings.logger,
             )
         )
         self.children.append(job)

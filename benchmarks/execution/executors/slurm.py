@@ -95,7 +95,14 @@ class Slurm(Executor):
         limit = max(1, round(settings.jobs * len(runs) / total)) if settings.jobs else len(runs)
         device, threads = _device(settings), settings.threads or THREADS
         jobs = [
-            Job(run=run, executor=self.name, device=device, threads=threads, cache_gib=settings.cache_gib)
+            Job(
+                run=run,
+                executor=self.name,
+                device=device,
+                threads=threads,
+                cache_gib=settings.cache_gib,
+                logger=settings.logger,
+            )
             for run in runs
         ]
         with disk.explained(results.RESULTS / "scratch"):
