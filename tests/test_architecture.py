@@ -25,6 +25,7 @@ STORED = {"benchmarks.plan", "benchmarks.records"}
 DATA = {"benchmarks.datasets", "benchmarks.protocols", "benchmarks.interference"}
 RUNS = {"benchmarks.params", "benchmarks.sources", "benchmarks.fingerprint", "benchmarks.runs"}
 RESULTS = {"benchmarks.results", "benchmarks.status_file", "benchmarks.status", "benchmarks.integrity"}
+SUITES = {"benchmarks.params", "benchmarks.suite_files", "benchmarks.yaml_files"}
 BELOW_SCORING = {"methods", *METHODS, *LEAVES, *STORED, *DATA, *RUNS, *RESULTS}
 ALLOWED: dict[str, set[str]] = {
     "methods": METHODS,
@@ -53,15 +54,7 @@ ALLOWED: dict[str, set[str]] = {
     "benchmarks.status": {*METHODS, *LEAVES, *STORED, *RESULTS},
     "benchmarks.integrity": {*METHODS, *LEAVES, *STORED, *RESULTS},
     "benchmarks.clean": {*METHODS, *LEAVES, *STORED, *RESULTS},
-    "benchmarks.archive": {
-        *METHODS,
-        *LEAVES,
-        *STORED,
-        *RESULTS,
-        "benchmarks.params",
-        "benchmarks.suite_files",
-        "benchmarks.yaml_files",
-    },  # fmt: skip
+    "benchmarks.archive": {*METHODS, *LEAVES, *STORED, *RESULTS, *SUITES},
     "benchmarks.doctor": {"methods", *METHODS, *LEAVES, *STORED, *DATA, *RUNS},
     "benchmarks.scoring": BELOW_SCORING,
     "benchmarks.execution": {*BELOW_SCORING, "benchmarks.scoring"},
