@@ -13,7 +13,7 @@ from functools import cache, cached_property
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -21,11 +21,13 @@ from benchmarks.plan import Plan
 from benchmarks.records import Record
 from methods.components.atomic import replacing
 from reports import aggregate, figures, load, specs, tables, vocabulary
-from reports.analysis import checks, costs, paper_tables, reproduction, sensitivity, significance
+from reports.analysis import checks, costs, paper_tables, reproduction, sensitivity, significance, standings
+from reports.figures import _cache as drawn_before
 from reports.load import error_text
 from reports.render import drilldown, html, latex, text
 
 log = logging.getLogger(__name__)
+Sources = Mapping[str, Callable[[], pd.DataFrame]]
 NOTES: dict[str, Callable[[pd.DataFrame], Sequence[str]]] = {  # what ends the caption of a table of a source
     "papers": paper_tables.notes,
     "reproduction": lambda part: reproduction.RULE,
@@ -35,6 +37,13 @@ NOTES: dict[str, Callable[[pd.DataFrame], Sequence[str]]] = {  # what ends the c
     "selections": lambda part: sensitivity.SELECTIONS,
     "conventions": lambda part: sensitivity.CONVENTIONS,
 }
+
+
+class Output(NamedTuple):
+    """Where a report goes."""
+
+    folder: Path
+    cache: Path | None  # of drawn figures
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,7 @@ def build(
     folder: Path = specs.FOLDER,
     allow: Mapping[str, str] = MappingProxyType({}),
     problems: list[str] | None = None,
+    cache: Path | None = None,
 ) -> Path:
     """Write `tables/`, `figures/` and `index.html` into `out`; older tables and figures there are removed.
 
@@ -74,6 +84,7 @@ def build(
         folder: one YAML file for each kind of table or figure.
         allow: by kind of finding, or `KIND:GROUP`, the reason why it is no problem; it is printed under the tables.
         problems: a list to which every problem is added.
+        cache: a folder for drawn figures, which can be deleted at any time; None: all are drawn.
 
     Returns:
         The path of `index.html`. It lists all problems, which are also logged as warnings.
@@ -84,14 +95,34 @@ def build(
     problems += remaining
     for part in ("tables", "figures"):
         shutil.rmtree(out / part, ignore_errors=True)
-    items = _items(data, allowed, folder, out, problems)
+    rows_of = sources(data)
+    items = _items(rows_of, data, allowed, folder, Output(out, cache), problems)
     payloads = drilldown.payloads(data.records, data.scores, data.details, data.logs, problems)
+    boards = _boards(rows_of, data, problems)
     for problem in problems:
         log.warning(problem)
+    content = html.Content(
+        suite=data.plan.suite,
+        boards=boards,
+        items=items,
+        records=data.records,
+        payloads=payloads,
+        problems=problems,
+        allowed=[checks.notice(*finding) for finding in allowed],
+    )
     index = out / "index.html"
     with replacing(index) as partial:
-        partial.write_text(html.render(items, data.records, payloads, problems), encoding="utf-8")
+        partial.write_text(html.render(content), encoding="utf-8")
     return index
+
+
+def _boards(rows_of: Sources, data: Results, problems: list[str]) -> list[standings.Leaderboard]:
+    try:
+        return standings.leaderboards(data.cells, rows_of["ranks"](), data.samples, rows_of["reproduction"]())
+    except Exception as error:  # as for a spec: tables and figures are still shown
+        log.debug("leaderboards", exc_info=True)
+        problems.append(f"The leaderboards are not built: {error_text(error)}.")
+        return []
 
 
 def read(results: Path, problems: list[str]) -> tuple[Results, list[checks.Finding]]:
@@ -118,14 +149,14 @@ def read(results: Path, problems: list[str]) -> tuple[Results, list[checks.Findi
     return data, list(findings)
 
 
-def sources(data: Results) -> dict[str, Callable[[], pd.DataFrame]]:
+def sources(data: Results) -> Sources:
     """The rows of each of `specs.SOURCES`; computed where a spec asks, so that a failure costs that spec alone."""
     measured = load.training(data.records, "measured").query("phase == ''")
     probes, scores = aggregate.within_range(data.probes), aggregate.within_range(data.scores)
     matches = cache(lambda: reproduction.matches(data.published, data.cells, data.scores, data.records, data.plan))
     entries = cache(lambda: reproduction.entries(data.published, matches()))
     details = data.details
-    return {
+    of_source: Sources = {
         "cells": lambda: data.cells,
         "papers": lambda: paper_tables.rows(data.published, matches()),
         "reproduction": entries,
@@ -144,14 +175,19 @@ def sources(data: Results) -> dict[str, Callable[[], pd.DataFrame]]:
         "examples": lambda: details[details.arrays.notna()],  # an archive has none
         "composites": lambda: details[details.composites.notna()],
     }
+    return {name: cache(rows) for name, rows in of_source.items()}
 
 
 def _items(
-    data: Results, allowed: Sequence[checks.Allowed], folder: Path, out: Path, problems: list[str]
+    rows_of: Sources,
+    data: Results,
+    allowed: Sequence[checks.Allowed],
+    folder: Path,
+    out: Output,
+    problems: list[str],
 ) -> list[tables.Table | html.Figure]:
     """Every table and figure of the specs, written to files."""
     items: list[tables.Table | html.Figure] = []
-    rows_of = sources(data)
     for name, spec in specs.read_specs(folder, problems):
         try:
             source = spec.get("from", "cells")
@@ -159,11 +195,11 @@ def _items(
             unknown = vocabulary.select(rows, spec)[1] if len(rows) else []
             problems += [f"{folder.name}/{name}.yaml: {message}" for message in unknown]
             if "figure" in spec:
-                items += _figures(name, spec, rows, out / "figures", problems)
+                items += _figures(name, spec, rows, out, problems)
             else:
                 built = tables.tables(name, spec, rows, data.records, NOTES.get(source, lambda part: ()))
                 built = [checks.with_notices(table, data.records, allowed) for table in built]
-                items += _write(built, out / "tables")
+                items += _write(built, out.folder / "tables")
         except Exception as error:  # a spec is a plug-in: whatever fails in it must not cost the other specs' output
             log.debug("spec %s", name, exc_info=True)
             problems.append(f"{folder.name}/{name}.yaml: not built: {error_text(error)}.")
@@ -179,15 +215,15 @@ def _write(built: list[tables.Table], out: Path) -> list[tables.Table]:
 
 
 def _figures(
-    name: str, spec: Mapping[str, Any], rows: pd.DataFrame, out: Path, problems: list[str]
+    name: str, spec: Mapping[str, Any], rows: pd.DataFrame, out: Output, problems: list[str]
 ) -> list[html.Figure]:
     drawn, description = [], figures.description(spec["figure"])
     for place, part in vocabulary.each(vocabulary.select(rows, spec)[0], spec["each"]):
         title = vocabulary.title(spec, place)
         try:
-            stem = out / vocabulary.slug(name, *place.values())
-            paths = figures.save(figures.draw(spec["figure"], part), stem)
-            drawn.append(html.Figure(name, title, description, place, paths))
+            file = vocabulary.slug(name, *place.values())
+            paths = drawn_before.saved(spec["figure"], part, out.folder / "figures" / file, out.cache)
+            drawn.append(html.Figure(name, file, title, description, place, paths))
         except Exception as error:  # one figure that cannot be drawn must not cost the others
             log.debug("figure %s", title, exc_info=True)
             problems.append(f"figure '{title}' ({name}): {error_text(error)}.")

@@ -46,6 +46,8 @@ class Table:
     caption: list[str]
     place: dict[str, str]  # what holds for the whole table: dataset, protocol, ...
     grid: pd.DataFrame
+    is_blank: bool = False  # whether it is a paper's, and none of its published numbers could be read
+    notices: tuple[str, ...] = ()  # allowed findings that concern it, which several tables may share
 
     @cached_property
     def marks(self) -> dict[str, str]:
@@ -77,7 +79,8 @@ def tables(
         part = part if of_paper else part.sort_values("variant", kind="stable")
         caption = [*describe(part, records, spec.get("aggregation", AGGREGATIONS[0])), *notes(part)]
         title, file = vocabulary.title(spec, place), vocabulary.slug(name, *place.values())
-        built.append(Table(name, file, title, caption, place, _grid(part, axes, of_paper)))
+        is_blank = of_paper and not any(number["value"] for number in part.number)
+        built.append(Table(name, file, title, caption, place, _grid(part, axes, of_paper), is_blank))
     return built
 
 

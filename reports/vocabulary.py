@@ -37,6 +37,11 @@ KNOWN: dict[str, Iterable[str]] = {  # valid names, even where no result has the
     "category": [MEAN],
 }
 DASH = "\N{EN DASH}"
+PRINTED = {  # names of files, as papers write them
+    "rd": "RD", "fd": "FD", "snl": "SNL", "snl_fd": "SNL-FD", "aand": "AAND", "dskd": "DSKD", "mvtec_ad": "MVTec AD",
+    "mvtec_ad_2": "MVTec AD 2", "visa": "VisA", "mvtec_loco": "MVTec LOCO", "mvtec_3d_rgb": "MVTec 3D-AD (RGB)",
+    "one_class": "one-class", "multi_class": "multi-class",
+}  # fmt: skip
 
 
 def metric(name: str) -> Metric:
@@ -64,6 +69,15 @@ def number(value: float, percent: bool = True, form: str = "") -> str:
     ('97.1', '-2.0', '12.35')
     """
     return f"{100 * value:{form}.1f}" if percent else f"{value:{form}.4g}"
+
+
+def as_printed(text: str) -> str:
+    """A label or title with its names as papers write them.
+
+    >>> as_printed("rd - fd · mvtec_ad · one_class"), as_printed("rd_pixel")
+    ('RD - FD · MVTec AD · one-class', 'rd_pixel')
+    """
+    return re.sub(r"\w+", lambda word: PRINTED.get(word[0], word[0]), text)
 
 
 def sentence(text: str) -> str:

@@ -108,7 +108,7 @@ def test_each_protocol_and_set_of_categories_has_its_own_table() -> None:
         [record("RD"), record("part", categories=CATEGORIES[:2]), record("all", protocol="multi_class")]
     )
     assert [(part.title, len(part.categories)) for part in result] == [
-        ("mvtec_ad, multi-class", 7), ("mvtec_ad, one-class", 7), ("mvtec_ad, one-class", 2),
+        ("MVTec AD, multi-class", 7), ("MVTec AD, one-class", 7), ("MVTec AD, one-class", 2),
     ]  # fmt: skip
 
 

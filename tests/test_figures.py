@@ -128,7 +128,7 @@ def test_times_of_different_devices_are_said_not_to_compare() -> None:
     runs = [record("rd", "one_class", "a", 0), record("fd", "one_class", "a", 0, device="gpu")]
     found = costs.costs(aggregate.aggregate(cells(["fd", "rd"], ["a"], seeds=1), factories.NO_PLAN), runs)
     said = " ".join(text_of(figures.draw("costs", found)).split())
-    assert "Devices differ, so times are not comparable: cpu: rd; gpu: fd" in said
+    assert "Devices differ, so times are not comparable: cpu: RD; gpu: FD" in said
 
 
 def test_the_share_of_normal_images_below_leaves_the_image_itself_out_and_halves_ties() -> None:
@@ -162,7 +162,7 @@ def test_every_variant_shows_its_own_map_of_the_same_image(tmp_path: Path) -> No
         place_of = {"variant": variant, "seed": 0, "details": {"images": images}, "maps": tmp_path / f"{variant}.npy"}
         rows.append(place_of | {"arrays": tmp_path / f"{variant}.npz", "extremes": tmp_path / f"{variant}.npz"})
     axes = np.reshape(figures.draw("qualitative", pd.DataFrame(rows)).axes, (-1, 4))
-    assert [axis.get_title() for axis in axes[0]] == ["image", "truth", "fd", "rd"]
+    assert [axis.get_title() for axis in axes[0]] == ["image", "truth", "FD", "RD"]
     for row in axes:
         why, _, number = row[0].get_ylabel().split("\n")
         assert why.startswith(("most", "random"))

@@ -339,7 +339,7 @@ def test_the_report_has_a_table_and_a_figure_of_each(plain_root: Path, seeing: N
     page = (out / "index.html").read_text()
     assert 'class="problems"' not in page
     names = ("protocol_gap", "mixtures", "patch_bars", "patch_examples")
-    assert all(list((out / "figures").glob(f"{name}-folder*.png")) for name in names)
+    assert all(list((out / "figures").glob(f"{name}-folder*.svg")) for name in names)
     with next((out / "tables").glob("mixtures_and_patches-folder-one_class-*.csv")).open() as file:
         (row,) = csv.DictReader(file)
     mixed = rows[(rows.protocol == "one_class") & (rows.ratio == 0.3)].value.mean()

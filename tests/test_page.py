@@ -17,11 +17,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from PIL import Image
+from matplotlib.figure import Figure
 
-from reports import build, load, specs
+from reports import build, figures, load, specs
 from reports.aggregate import Cell
-from reports.render import drilldown, html
+from reports.render import drilldown, html, svg
 from reports.tables import Table
 from tests.speed import bench_page
 
@@ -53,10 +53,15 @@ def index(results: Path) -> Path:
     return build.build(results, results.parent / "build", folder)
 
 
-def payloads(text: str) -> dict[str, Any]:
-    """What stands behind the cells, by the name of its payload."""
-    found = re.findall(r'<script type="text/plain" id="payload-([^"]+)">([^<]+)</script>', text)
+def payloads(text: str, prefix: str = "payload") -> dict[str, Any]:
+    """What stands behind the cells, by the name of its payload; or, of `items`, what explorers can show."""
+    found = re.findall(rf'<script type="text/plain" id="{prefix}-([^"]+)">([^<]+)</script>', text)
     return {name: json.loads(zlib.decompress(base64.b64decode(payload))) for name, payload in found}
+
+
+def tables(text: str) -> str:
+    """The markup of all tables."""
+    return "".join(item["html"] for item in payloads(text, "items")["tables"].values())
 
 
 def test_every_link_leads_to_something_that_is_there(index: Path) -> None:
@@ -64,7 +69,7 @@ def test_every_link_leads_to_something_that_is_there(index: Path) -> None:
     ids = re.findall(r' id="([^"]+)"', text)
     assert len(ids) == len(set(ids))
     behind = payloads(text)
-    targets = re.findall(r'href="#cell/([^"]+)"', text)
+    targets = re.findall(r'href="#cell/([^"]+)"', text + tables(text))
     assert len(targets) > 50
     for target in targets:
         words = [unquote(word) for word in target.split("/")]
@@ -72,13 +77,15 @@ def test_every_link_leads_to_something_that_is_there(index: Path) -> None:
             assert category in {*behind[group]["categories"], "mean"}
     anchors = {name for name in re.findall(r'href="#([^"]+)"', text) if not name.startswith("cell/")}
     assert anchors <= set(ids)
-    files = re.findall(r'href="((?:tables|figures)/[^"]+)"', text)
+    shown = tables(text)
+    assert set(re.findall(r'href="#([^"/]+)"', shown)) <= set(re.findall(r' id="([^"]+)"', shown))
+    files = re.findall(r'href="((?:tables|figures)/[^"]+)"', text + shown)
     assert files and all((index.parent / unquote(name)).exists() for name in files)
 
 
 def test_every_number_of_a_table_leads_to_its_records_and_what_has_none_says_why(index: Path) -> None:
-    tables = index.read_text().partition('id="runs"')[0]
-    cells = {cell: re.sub("<[^>]+>", "", cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", tables)}
+    text = tables(index.read_text())
+    cells = {cell: re.sub("<[^>]+>", "", cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", text)}
     numbers = [cell for cell, text in cells.items() if re.match(r"[-+]?\d", text)]
     assert len(numbers) > 50 and all(cell.startswith('<a href="#cell/') for cell in numbers)
     empty = [cell for cell, text in cells.items() if text.startswith("\N{EN DASH}")]
@@ -86,7 +93,7 @@ def test_every_number_of_a_table_leads_to_its_records_and_what_has_none_says_why
 
 
 def test_a_difference_leads_to_both_protocols(index: Path) -> None:
-    assert "#cell/rd-mvtec_ad-one_class/screw/rd-mvtec_ad-multi_class/screw" in index.read_text()
+    assert "#cell/rd-mvtec_ad-one_class/screw/rd-mvtec_ad-multi_class/screw" in tables(index.read_text())
 
 
 def test_a_payload_has_the_records_scores_curves_maps_and_log_of_its_cells(index: Path, results: Path) -> None:
@@ -146,26 +153,34 @@ def test_a_number_that_is_none_reaches_the_page_as_a_word() -> None:
     assert group["runs"][0]["facts"]["hyper_parameters"] == {"rate": "NaN"}
 
 
-def test_figures_beyond_the_budget_become_smaller_and_then_links(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rng = np.random.default_rng(0)
-    pictures = []
-    for name, side in (("small", 64), ("large", 512)):
-        path = tmp_path / f"{name}.png"
-        Image.fromarray(rng.integers(0, 255, (side, side, 3), dtype=np.uint8)).save(path)
-        pictures.append(
-            html.Figure("kind", name, "Says what it is.", {"dataset": "toy"}, [path, path.with_suffix(".pdf")])
-        )
-    small, large = (picture.paths[0] for picture in pictures)
-    sharp = html.inline(pictures)
-    assert (sharp[small].width, sharp[small].height) == (32, 32)
-    monkeypatch.setattr(html, "BUDGET", sum(len(found.uri) for found in sharp.values()) - 1)
-    assert 0 < len(html.inline(pictures)[large].uri) < len(sharp[large].uri) / 2
-    monkeypatch.setattr(html, "BUDGET", 20_000)
-    assert html.inline(pictures)[small].uri and not html.inline(pictures)[large].uri
-    text = html.render(pictures, [], {}, [])
-    assert text.count("<img ") == 1 and "Too large for this page" in text and "figures/large.pdf" in text
+def picture(folder: Path, name: str, **place: str) -> html.Figure:
+    """A figure with a curve, a picture and text."""
+    drawn = Figure(figsize=(2, 1))
+    axis = drawn.subplots()
+    axis.imshow(np.random.default_rng(0).random((20, 20)))
+    axis.plot([0, 10], [0, 10], color="#222222", label="a")
+    axis.legend()
+    return html.Figure("kind", name, name, "Says what it is.", place, figures.save(drawn, folder / name))
+
+
+def test_a_figure_beyond_the_budget_is_only_linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small, large = picture(tmp_path, "small", protocol="one_class"), picture(tmp_path, "large", protocol="multi_class")
+    large.paths[0].write_text(large.paths[0].read_text().replace("</svg>", "<g>" + "<path/>" * 9000 + "</g></svg>"))
+    monkeypatch.setattr(html, "BUDGET", len(svg.inline(large.paths[0], "large")))
+    text = html.render(html.Content("s", [], [small, large], [], {}, []))
+    items = payloads(text, "items")["kind"]
+    assert "<svg" in items["small"]["html"] and "<svg" not in items["large"]["html"]
+    assert "Too large for this page" in items["large"]["html"] and "figures/large.pdf" in items["large"]["html"]
+
+
+def test_a_figure_in_the_page_has_no_style_that_the_policy_forbids_and_ids_of_its_own(tmp_path: Path) -> None:
+    one, other = (svg.inline(picture(tmp_path, name).paths[0], name) for name in ("one", "other"))
+    assert "style" not in one and 'stroke="#222222"' in one and "data:image/webp" in one and "image/png" not in one
+    ids = [set(re.findall(r' id="([^"]+)"', text)) for text in (one, other)]
+    assert ids[0] and not ids[0] & ids[1]
+    assert set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)', one)) <= {(i, "") for i in ids[0]} | {
+        ("", i) for i in ids[0]
+    }
 
 
 @pytest.fixture(scope="module")
@@ -187,12 +202,13 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     grid = pd.DataFrame({HOSTILE: [cell]}, index=pd.Index([HOSTILE], name=HOSTILE))
     table = Table("kind", "name", HOSTILE, [HOSTILE] * 4, {"dataset": HOSTILE}, grid)
     path = tmp_path_factory.mktemp("hostile") / "index.html"
-    path.write_text(html.render([table], [record], tame, [HOSTILE]))
+    path.write_text(html.render(html.Content(HOSTILE, [], [table], [record], tame, [HOSTILE], [HOSTILE])))
     return path
 
 
 def test_names_that_hold_html_are_text(hostile: Path) -> None:
     text = hostile.read_text()
+    text += tables(text)
     assert "<img" not in text and "alert(1)</script>" not in text and "&lt;img src=x" in text
 
 
@@ -224,9 +240,19 @@ class Opened:
         self.tab.on("pageerror", lambda error: self.said.append(str(error)))
         self.tab.goto(path.as_uri() + fragment)
 
+    def choose(self, explorer: str, **facets: str) -> None:
+        """Choose what an explorer shows by its controls, in this order."""
+        for facet, value in facets.items():
+            control = self.tab.locator(f'[data-name="{explorer}"] select[name="{facet}"]')
+            control.select_option(value)
+            self.tab.wait_for_function(
+                "([name, facet, value]) => location.search.includes(name) && value === "
+                "document.querySelector(`[data-name='${name}'] select[name='${facet}']`)?.value",
+                arg=[explorer, facet, value],
+            )
+
     def open(self, group: str, category: str) -> Any:
         """The dialog of a cell, opened from a table by the keyboard."""
-        self.tab.evaluate("document.querySelectorAll('details').forEach(details => details.open = true)")
         self.tab.locator(f'td a[href="#cell/{group}/{category}"]').first.press("Enter")
         dialog = self.tab.locator("dialog[open]")
         dialog.wait_for()
@@ -265,6 +291,77 @@ def test_the_policy_of_the_page_forbids_requests_and_foreign_scripts(browser: An
     assert any("Content Security Policy" in text for text in opened.said)
 
 
+def test_the_first_view_holds_the_leaderboards_and_what_became_of_published_numbers(browser: Any, index: Path) -> None:
+    opened = Opened(browser, index)
+    boards = opened.tab.locator("section.board")
+    assert [board.locator("h3").inner_text() for board in boards.all()] == [
+        "MVTec AD, one-class",
+        "MVTec AD, multi-class",
+    ]
+    for board in boards.all():
+        box = board.bounding_box()
+        assert box["y"] >= 0 and box["y"] + box["height"] <= 800
+        assert "published number" in board.locator(".verdicts").inner_text()
+        assert board.locator("td .place").first.inner_text() == "1"
+    assert re.search(r"(RD leads FD|FD leads RD) by [\d.]+ points of image AUROC", boards.nth(1).inner_text())
+
+
+def test_every_link_of_the_contents_lands_at_its_heading_at_the_first_click(browser: Any, index: Path) -> None:
+    for place in range(Opened(browser, index).tab.locator("nav a, .kinds a").count()):
+        opened = Opened(browser, index)
+        link = opened.tab.locator("nav a, .kinds a").nth(place)
+        heading = opened.tab.locator(link.get_attribute("href"))
+        link.click()
+        top = heading.bounding_box()["y"]
+        left = "document.documentElement.scrollHeight - innerHeight - scrollY"
+        assert 0 <= top < 40 or (top < 800 and opened.tab.evaluate(left) < 1), heading.inner_text()
+
+
+def test_controls_change_the_table_and_the_address_brings_it_back(browser: Any, index: Path) -> None:
+    opened = Opened(browser, index)
+    caption = opened.tab.locator('[data-name="tables"] caption')
+    assert caption.inner_text() == "image AUROC · MVTec AD · one-class · all anomalies"
+    opened.choose("tables", metric="pixel AUROC", protocol="multi-class")
+    assert caption.inner_text() == "pixel AUROC (native size) · MVTec AD · multi-class · all anomalies"
+    opened.choose("tables", metric="AUPRO")
+    assert caption.inner_text().startswith("AUPRO (") and "multi-class" in caption.inner_text()
+    assert opened.tab.evaluate("document.activeElement.name") == "metric"
+    again = Opened(browser, index, opened.tab.url.removeprefix(index.as_uri()))
+    again.tab.wait_for_function(
+        "() => document.querySelector('[data-name=\"tables\"] select[name=\"metric\"]').value === 'AUPRO'"
+    )
+    assert again.tab.locator('[data-name="tables"] caption').inner_text() == caption.inner_text()
+    opened.choose("tables", table="Ranks")
+    assert caption.inner_text().startswith("Ranks over categories: AUPRO") and "multi-class" in caption.inner_text()
+    opened.choose("roc", protocol="multi-class")
+    assert "multi-class" in opened.tab.locator('[data-name="roc"] figcaption').inner_text()
+    assert "tables=ranks" in opened.tab.url and "roc=roc" in opened.tab.url and opened.said == []
+
+
+def test_a_dialog_leaves_what_was_chosen_in_the_address(browser: Any, index: Path) -> None:
+    opened = Opened(browser, index)
+    opened.choose("tables", protocol="multi-class")
+    address = opened.tab.url
+    opened.open("rd-mvtec_ad-multi_class", "screw")
+    opened.tab.keyboard.press("Escape")
+    opened.tab.locator("dialog").wait_for(state="hidden")
+    assert opened.tab.url == address
+
+
+def test_latex_bibtex_and_commands_are_copied(browser: Any, index: Path) -> None:
+    opened = Opened(browser, index, permissions=["clipboard-read", "clipboard-write"])
+    dialog = opened.open("rd-mvtec_ad-one_class", "screw")
+    places = [(dialog, "Copy", "proctor run --variant rd"), (opened.tab, "Copy LaTeX", r"\toprule"),
+              (opened.tab, "Copy BibTeX", "@misc{fd,")]  # fmt: skip
+    for place, label, copied in places:
+        button = place.get_by_role("button", name=label, exact=True).first
+        button.click()
+        opened.tab.wait_for_function("() => document.activeElement.textContent === 'Copied'")
+        assert copied in opened.tab.evaluate("navigator.clipboard.readText()")
+        if place is dialog:
+            opened.tab.keyboard.press("Escape")
+
+
 def column(opened: Opened, place: int) -> list[str]:
     rows = opened.tab.locator("figure.table table").first.locator("tbody tr")
     return [row.locator("th, td").nth(place).inner_text() for row in rows.all()]
@@ -291,7 +388,7 @@ def test_a_column_sorts_by_click_and_by_key_and_the_mean_stays_last(browser: Any
 def test_an_empty_cell_sorts_last_in_either_direction(browser: Any, index: Path) -> None:
     opened = Opened(browser, index)
     button = opened.tab.locator("figure.table thead th").nth(1).locator("button")
-    assert button.inner_text().startswith("fd")
+    assert button.inner_text().startswith("FD")
     for _ in range(2):
         button.click()
         assert column(opened, 1)[-1].startswith("\N{EN DASH}")
@@ -300,7 +397,7 @@ def test_an_empty_cell_sorts_last_in_either_direction(browser: Any, index: Path)
 def test_a_cell_opens_what_stands_behind_it_and_gives_the_focus_back(browser: Any, index: Path) -> None:
     opened = Opened(browser, index)
     dialog = opened.open("rd-mvtec_ad-one_class", "screw")
-    assert opened.tab.evaluate("document.activeElement.textContent") == "rd · screw · mvtec_ad · one_class"
+    assert opened.tab.evaluate("document.activeElement.textContent") == "RD · screw · MVTec AD · one-class"
     text = dialog.inner_text()
     for said in ("seed 0", "seed 1", "image AUROC", "learning_rate", "git_commit", "Deviations", "created"):
         assert said in text
@@ -322,16 +419,16 @@ def test_a_mean_leads_to_its_categories_and_back_leads_out_again(browser: Any, i
     printed = opened.tab.locator('td a[href="#cell/rd-mvtec_ad-multi_class/mean"]').first.inner_text()
     assert dialog.locator("tfoot td").first.inner_text() == printed
     dialog.get_by_role("link", name="toothbrush").click()
-    opened.tab.get_by_role("heading", name="rd · toothbrush").wait_for()
+    opened.tab.get_by_role("heading", name="RD · toothbrush").wait_for()
     opened.tab.go_back()
-    opened.tab.get_by_role("heading", name="rd · all categories").wait_for()
+    opened.tab.get_by_role("heading", name="RD · all categories").wait_for()
     opened.tab.go_back()
     dialog.wait_for(state="hidden")
 
 
 def test_an_address_opens_its_cell_and_one_of_nothing_says_so(browser: Any, index: Path) -> None:
     assert (
-        "fd · screw"
+        "FD · screw"
         in Opened(browser, index, "#cell/fd-mvtec_ad-one_class/screw").tab.locator("h2#opened").inner_text()
     )
     nothing = Opened(browser, index, "#cell/none-mvtec_ad-one_class/screw")

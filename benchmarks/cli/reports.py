@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+import platformdirs
 import typer
 import yaml
 
@@ -60,7 +61,8 @@ def report(
             raise
         problems = []
         say(f"notice: {error} Until then the report shows all that is stored.")
-    page = build.build(folder, out, allow=reasons, problems=problems)
+    drawn = Path(platformdirs.user_cache_dir("proctor")) / "figures"
+    page = build.build(folder, out, allow=reasons, problems=problems, cache=drawn)
     say(f"The report is at {page}.")
     if strict and problems:
         say(

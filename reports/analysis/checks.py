@@ -112,15 +112,16 @@ def apply_allow(results: Iterable[Finding], allow: Mapping[str, str]) -> tuple[l
 
 
 def with_notices(table: Table, records: Sequence[Record], allowed: Sequence[Allowed]) -> Table:
-    """The table with a notice on different environments, and the allowed findings that concern it, in its caption."""
+    """The table with a sentence on different environments in its caption, and the allowed findings that concern it."""
     names = {run_of(path) for _, row in table.grid.iterrows() for cell in row for path in cell.records}
-    notices = environment.notice([record for record in records if run_name(record) in names])
-    notices += [
-        f"Allowed, because {reason.strip().rstrip('.')}: {finding.message}"
-        for finding, reason in allowed
-        if finding.concerns(table)
-    ]
-    return replace(table, caption=[*table.caption, *notices])
+    different = environment.notice([record for record in records if run_name(record) in names])
+    notices = tuple(notice(finding, reason) for finding, reason in allowed if finding.concerns(table))
+    return replace(table, caption=[*table.caption, *different], notices=notices)
+
+
+def notice(finding: Finding, reason: str) -> str:
+    """What is said of a finding that is allowed."""
+    return f"Allowed, because {reason.strip().rstrip('.')}: {finding.message}"
 
 
 def missing(records: Sequence[Record], plan: Plan) -> Iterator[Finding]:

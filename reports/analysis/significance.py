@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,7 @@ from reports.vocabulary import BLOCK, IDENTITY, MEAN, labels, metric, number, si
 LEVEL = 0.05
 RESAMPLES = 1000
 SEEDS = 3  # at least, for bold: with two, the bootstrap finds a difference twice as often as it should
+CATEGORIES = 6  # at least, for p < LEVEL: Wilcoxon's smallest p over five is 0.0625
 RULE = [
     f"Intervals hold 95% of {RESAMPLES} bootstrap resamples: of a difference, of test images and seeds, the same "
     "images for both variants; of a rank, of categories. p of images and seeds is of the same bootstrap, two-sided; "
@@ -139,7 +140,7 @@ def comparisons(cells: pd.DataFrame, samples: Samples) -> pd.DataFrame:
         for (one, other), alone, adjusted in zip(pairs, p, holm(p), strict=True):
             away = float((means[one] - means[other]).mean())
             drawn = _paired(samples, place, list(map(str, means.index)), variant[one], variant[other])
-            low, high = np.quantile(drawn, [0.025, 0.975]) if len(drawn) else (np.nan, np.nan)
+            low, high = _interval(drawn)
             cell = {
                 "difference": replace(text_cell(number(away, percent, "+")), mean=away),
                 "95% interval": text_cell(
@@ -154,6 +155,30 @@ def comparisons(cells: pd.DataFrame, samples: Samples) -> pd.DataFrame:
             rows += [{**place, "category": MEAN, "entry": f"{one} - {other}", "quantity": quantity,
                        "cell": replace(value, records=behind)} for quantity, value in cell.items()]  # fmt: skip
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+class Lead(NamedTuple):
+    """How far one variant is ahead of another one, in the mean over the categories that both have."""
+
+    away: float
+    low: float  # of the 95% interval over test images and seeds; NaN where there is none
+    high: float
+    categories: int
+
+
+def lead(block: pd.DataFrame, samples: Samples, one: str, other: str) -> Lead:
+    """The difference of two variants of one block, named by their labels."""
+    means = over_categories(block)
+    place = dict(zip(BLOCK, block[BLOCK].iloc[0], strict=True))
+    variant = dict(zip(labels(block[IDENTITY["variant"]]), block.variant, strict=True))
+    drawn = _paired(samples, place, list(map(str, means.index)), variant[one], variant[other])
+    return Lead(float((means[one] - means[other]).mean()), *_interval(drawn), len(means))
+
+
+def _interval(drawn: NDArray[np.float64]) -> tuple[float, float]:
+    """What holds 95% of the samples; NaN without any."""
+    low, high = np.quantile(drawn, [0.025, 0.975]) if len(drawn) else (np.nan, np.nan)
+    return float(low), float(high)
 
 
 def _paired(samples: Samples, place: dict[str, str], categories: list[str], *pair: str) -> NDArray[np.float64]:

@@ -19,6 +19,10 @@ from matplotlib.figure import Figure
 from methods.base import did_you_mean
 from reports.figures._style import STYLE
 from reports.specs import figure_names
+from reports.vocabulary import as_printed
+
+SUFFIXES = (".svg", ".pdf")
+DPI = 160  # of pictures within a figure; all else is drawn as lines
 
 
 def draw(name: str, data: pd.DataFrame) -> Figure:
@@ -27,8 +31,11 @@ def draw(name: str, data: pd.DataFrame) -> Figure:
     Raises:
         ValueError: there is no such file, or the data have nothing to draw.
     """
+    names = {"variant": data.variant.map(as_printed)} if "variant" in data else {}
+    if "tied" in data:
+        names["tied"] = data.tied.map(lambda tied: [as_printed(variant) for variant in tied])
     with rc_context(STYLE):
-        figure: Figure = _module(name).draw(data)
+        figure: Figure = _module(name).draw(data.assign(**names))
     return figure
 
 
@@ -48,11 +55,11 @@ def _module(name: str) -> ModuleType:
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write `stem`.png and `stem`.pdf without dates or versions: the same figure gives the same bytes."""
+    """Write `stem`.svg and `stem`.pdf without dates or versions: the same figure gives the same bytes."""
     stem.parent.mkdir(parents=True, exist_ok=True)
-    paths = [stem.with_name(stem.name + suffix) for suffix in (".png", ".pdf")]
+    paths = [stem.with_name(stem.name + suffix) for suffix in SUFFIXES]
     with rc_context(STYLE):
-        figure.savefig(paths[0], dpi=160, metadata={"Software": None})
+        figure.savefig(paths[0], dpi=DPI, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
         figure.set_layout_engine("none")  # the layout stands: laying out takes most of the time
-        figure.savefig(paths[1], dpi=160, metadata={"CreationDate": None, "Creator": None, "Producer": None})
+        figure.savefig(paths[1], dpi=DPI, metadata={"CreationDate": None, "Creator": None, "Producer": None})
     return paths

@@ -20,7 +20,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from benchmarks.schema import IMAGE_CONVENTION
 from reports.aggregate import Cell
-from reports.vocabulary import IDENTITY, PROTOCOLS, labels, metric
+from reports.vocabulary import IDENTITY, PROTOCOLS, as_printed, labels, metric
 
 STYLE: dict[Any, Any] = {
     "font.size": 8,
@@ -42,9 +42,12 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "hatch.linewidth": 0.6,
     "pdf.fonttype": 42,  # TrueType: publishers refuse Type 3
+    "svg.hashsalt": "proctor",  # the same figure gives the same bytes
+    "savefig.transparent": True,  # the page behind it may be light or dark
 }
 WIDTH, COLUMN = 7.0, 3.4  # inches
-INK, PALE = "#222222", "#bbbbbb"
+INK, PALE = "#222222", "#bbbbbb"  # these, black, white and the greys of STYLE turn round on a dark page (page.css)
+ON_LIGHT = "#111111"  # text on a light patch, which stays light
 HATCHES = ["", "///", "...", "xx", "\\\\\\", "++", "oo", "--"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
 DASHES = ["-", "--", "-.", ":", (0, (6, 1)), (0, (1, 1, 4, 1)), (0, (8, 3)), (0, (3, 1, 1, 1))]
@@ -125,7 +128,7 @@ def over_seeds(cells: Iterable[Cell], whiskers: str = "one standard deviation ov
 def protocol_keys(axis: Axes, protocols: Iterable[str]) -> None:
     """Entries for the legend: one-class is drawn open, other protocols filled."""
     for protocol in protocols:
-        axis.plot([], [], "o", ms=4.5, color=INK, mfc=face(protocol, INK), label=protocol)
+        axis.plot([], [], "o", ms=4.5, color=INK, mfc=face(protocol, INK), label=as_printed(protocol))
 
 
 def face(protocol: str, colour: Any) -> Any:

@@ -19,6 +19,7 @@ from reports.figures._style import (
     scale,
     unit,
 )
+from reports.vocabulary import as_printed
 from reports.vocabulary import metric as titled
 
 
@@ -39,7 +40,7 @@ def draw(data: pd.DataFrame) -> Figure:
         axis.set(title=titled(metric).title, xlim=(-0.6, len(protocols) - 0.4))
         if titled(metric).is_fraction:
             axis.set_ylim(0, 105)
-        axis.set_xticks(range(len(protocols)), protocols)
+        axis.set_xticks(range(len(protocols)), map(as_printed, protocols))
         axis.grid(axis="y")
     figure.supylabel(unit(metrics))
     legend(figure, axes, names)

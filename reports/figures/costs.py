@@ -49,7 +49,7 @@ def draw(data: pd.DataFrame) -> Figure:
     figure.supylabel(f"{unit(metrics)}, mean over categories")
     legend(figure, axes, names)
     note(
-        figure, "Open: one_class, with the training time of all its models; filled: multi_class.",
+        figure, "Open: one-class, with the training time of all its models; filled: multi-class.",
         over_seeds(data.cell, "one standard deviation of the metric, range of the time"), "Training time: all epochs,",
         "evaluations between them included. Prediction time: of the whole prediction, divided by its images.",
         _devices(data), "Vertical axes do not begin at 0.", *conventions,

@@ -7,7 +7,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from reports.figures._style import INK, WIDTH, filled, first_conventions, note, over_seeds, scale, unit
+from reports.figures._style import INK, ON_LIGHT, WIDTH, filled, first_conventions, note, over_seeds, scale, unit
 from reports.vocabulary import MEAN
 from reports.vocabulary import metric as titled
 
@@ -37,7 +37,7 @@ def draw(data: pd.DataFrame) -> Figure:
         sns.heatmap(
             values, ax=axes[place], annot=True, fmt=".1f" if titled(metric).is_fraction else ".4g",
             cmap=PALETTES[titled(metric).direction], linewidths=0.8, cbar=False,
-            annot_kws={"fontsize": 6.5, "color": INK}, yticklabels=categories if place % across == 0 else False,
+            annot_kws={"fontsize": 6.5, "color": ON_LIGHT}, yticklabels=categories if place % across == 0 else False,
         )  # fmt: skip
         axes[place].set(title=titled(metric).title, xlabel="", ylabel="")
         axes[place].tick_params(length=0)

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from reports.figures._style import PALE, filled, legend, looks, note, ordered, over_seeds, panels
+from reports.vocabulary import as_printed
 
 
 def draw(data: pd.DataFrame) -> Figure:
@@ -34,7 +35,7 @@ def draw(data: pd.DataFrame) -> Figure:
                 label=name,
             )
         axis.axhline(50, color=PALE, lw=0.8, zorder=0)
-        axis.set(title=protocol, xticks=sorted(data.ratio.unique()), ylim=(0, 103))
+        axis.set(title=as_printed(protocol), xticks=sorted(data.ratio.unique()), ylim=(0, 103))
     figure.supylabel("image AUROC, percent")
     legend(figure, axes, names)
     note(figure, over_seeds(data.cell), "Points are shifted sideways so that they do not overlap; grey line: chance.",

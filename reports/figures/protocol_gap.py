@@ -24,7 +24,7 @@ from reports.figures._style import (
     scale,
     unit,
 )
-from reports.vocabulary import DIFFERENCE, MEAN, PROTOCOLS, sign
+from reports.vocabulary import DIFFERENCE, MEAN, PROTOCOLS, as_printed, sign
 
 
 def draw(data: pd.DataFrame) -> Figure:
@@ -69,7 +69,7 @@ def draw(data: pd.DataFrame) -> Figure:
         axis.set_yticks(range(len(rows)), rows)
         axis.grid(axis="x")
     protocol_keys(axes[0], PROTOCOLS[:2])
-    legend(figure, axes, PROTOCOLS[:2])
+    legend(figure, axes, [*map(as_printed, PROTOCOLS[:2])])
     note(figure, over_seeds(data.cell), "Categories with the largest drop are on top; the axis does not begin at 0.",
          xlabel=unit([metric]))  # fmt: skip
     return figure

@@ -24,6 +24,7 @@ from reports.figures._style import (
     span,
     unit,
 )
+from reports.vocabulary import as_printed
 from reports.vocabulary import metric as titled
 
 
@@ -46,7 +47,7 @@ def draw(data: pd.DataFrame) -> Figure:
         axis.grid(axis="x")
         axis.margins(x=0.08)
     protocol_keys(axes[0], protocols)
-    legend(figure, axes, protocols)
+    legend(figure, axes, [*map(as_printed, protocols)])
     note(
         figure, f"A point is a seed ({span(len(cell.values) for cell in data.cell)} of each variant), a bar",
         "their mean. Each panel has a scale of its own, which does not begin at 0.", *conventions, xlabel=unit(metrics),

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.records import Epoch, Record
-from reports.vocabulary import GROUP, metric, run_name
+from reports.vocabulary import GROUP, as_printed, metric, run_name
 
 EPOCHS = 60  # of a loss curve, at most
 POINTS = 48  # of a ROC or PRO curve, at most
@@ -75,12 +75,13 @@ def payloads(
                 cell["maps"][row["seed"]] = _maps(row["arrays"], row["details"]["images"], of_dataset)
             except Exception as error:  # a damaged file can raise anything, and costs its maps alone
                 problems.append(f"{row['arrays']}: its maps are not shown: {error}. `dvc repro` scores it again.")
-    return {name: _encoded(content) for name, content in (groups | examples).items()}
+    return {name: packed(content) for name, content in (groups | examples).items()}
 
 
 def _group(groups: dict[str, dict[str, Any]], variant: str, dataset: str, protocol: str) -> dict[str, Any]:
     names = {"variant": variant, "dataset": dataset, "protocol": protocol}
-    return groups.setdefault("-".join(names.values()), {**names, "runs": [], "metrics": [], "categories": {}})
+    empty = {**names, "printed": {name: as_printed(of) for name, of in names.items()}}
+    return groups.setdefault("-".join(names.values()), {**empty, "runs": [], "metrics": [], "categories": {}})
 
 
 def _cell(group: dict[str, Any], category: str) -> dict[str, Any]:
@@ -179,7 +180,8 @@ def _sheet(rows: Sequence[Sequence[NDArray[np.uint8]]], side: int, quality: int)
     return base64.b64encode(stream.getvalue()).decode()
 
 
-def _encoded(content: Mapping[str, Any]) -> str:
+def packed(content: Mapping[str, Any]) -> str:
+    """What the page's script unpacks: JSON, deflated, in base64."""
     # NaN and infinity, which JSON does not have, become text.
     text = json.dumps(json.loads(json.dumps(content), parse_constant=str), separators=(",", ":"))
     return base64.b64encode(zlib.compress(text.encode(), 9)).decode()

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
+import json
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from matplotlib import colormaps
-from PIL import Image
 
 from benchmarks.records import Record
 from benchmarks.wording import counted
 from reports.aggregate import Cell
-from reports.tables import Table
-from reports.vocabulary import DASH, MEAN, PROTOCOLS, slug
+from reports.analysis import reproduction, significance
+from reports.analysis.standings import Leaderboard
+from reports.render import drilldown, latex, svg
+from reports.tables import BOLD, Table
+from reports.vocabulary import DASH, MEAN, PROTOCOLS, as_printed, metric, slug
 
 HERE = Path(__file__).parent
-BUDGET = 6 << 20  # bytes of base64 for all figures: what tables, curves and maps of a full suite leave of 15 MB
-ENCODINGS = ((1.0, 85), (0.5, 75))  # share of the PNG's pixels along a side and WebP quality: tried in turn
+BUDGET = 6 << 20  # characters of all figures: what tables, curves and maps of a full suite leave of 10 MB
 ACRONYMS = {word.lower(): word for word in ("AAND", "ADer", "DSKD", "FD", "PRO", "RD", "ROC", "SNL", "sPRO")}
 # Dark to bright in steps of equal size, by channel: the colour map that the page applies to grey maps, as in figures.
 INFERNO = {
@@ -34,95 +36,148 @@ INFERNO = {
 
 
 class Figure(NamedTuple):
-    """A figure on disk; `paths` begins with its PNG."""
+    """A figure on disk; `paths` begins with its SVG."""
 
     kind: str  # the spec it comes from
+    name: str  # of its files
     title: str
     description: str  # what is drawn, in a sentence or two
     place: Mapping[str, str]  # what holds for the whole figure: dataset, protocol, ...
     paths: Sequence[Path]
 
 
-class Inlined(NamedTuple):
-    """A figure as the page has it; `uri` is empty where the budget has no room for it."""
+class Choice(NamedTuple):
+    """One of the items that a place of the page can show."""
 
-    uri: str
-    width: int  # CSS pixels; the PNG has twice as many, for sharp screens
-    height: int
+    name: str
+    facets: dict[str, str]  # what it is about, as the controls print it
 
 
-def render(
-    items: Sequence[Table | Figure],
-    records: Sequence[Record],
-    payloads: Mapping[str, str],
-    problems: Sequence[str],
-) -> str:
-    """The page. The same input gives the same text: it has no date.
+class Explorer(NamedTuple):
+    """A place of the page that shows one item at a time, which controls choose by its facets."""
 
-    Args:
-        items: tables and figures, in the order in which they are to appear.
-        records: the finished runs.
-        payloads: the details behind the cells, from `drilldown.payloads`.
-        problems: sentences that are shown at the top.
-    """
+    name: str  # its anchor, and its entry in the address
+    title: str
+    choices: list[Choice]
+    first: Markup  # the item that is shown at first
+    items: str  # all of them, packed: by name what it shows, and the LaTeX to copy
+
+    @property
+    def facets(self) -> str:
+        """The choices as JSON."""
+        return json.dumps([choice._asdict() for choice in self.choices])
+
+
+class Content(NamedTuple):
+    """All that a page shows."""
+
+    suite: str
+    boards: Sequence[Leaderboard]
+    items: Sequence[Table | Figure]  # in the order in which they are to appear
+    records: Sequence[Record]  # the finished runs
+    payloads: Mapping[str, str]  # the details behind the cells, from `drilldown.payloads`
+    problems: Sequence[str]  # sentences that are shown at the top
+    allowed: Sequence[str] = ()  # findings that are no problem, each with the reason
+
+
+def render(content: Content) -> str:
+    """The page. The same input gives the same text: it has no date."""
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     # Autoescape: names of data sets and categories are the user's own.
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
-    inlined = inline([item for item in items if isinstance(item, Figure)])
+    environment.filters["printed"] = as_printed
     environment.globals.update(
-        heading=heading,
-        inferno=INFERNO,
-        inlined=lambda figure: inlined[figure.paths[0]],
-        mean=MEAN,
         counted=counted,
+        inferno=INFERNO,
+        mean=MEAN,
         median=median,
+        metric=metric,
         slug=slug,
-        target=lambda cell: target(cell, payloads),
+        target=lambda cell: target(cell, content.payloads),
     )
+    items = _in_order(content.items)
+    tables = [item for item in items if isinstance(item, Table)]
+    figures = [item for item in items if isinstance(item, Figure)]
+    show = environment.get_template("items.html.j2").module
+    inlined = inline(figures)
+    records = content.records
     return environment.get_template("page.html.j2").render(
         # The browser runs and applies nothing but these two, whatever a name in the results contains.
         policy=f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
         "base-uri 'none'; form-action 'none'",
         style=style,
         script=script,
-        payloads=payloads,
-        sections=_by(items, "dataset", lambda part: _by(part, "protocol", lambda of: _by(of, "kind", list))),
+        content=content,
+        rules=[BOLD, *significance.RULE, *reproduction.RULE],
+        bibtex=latex.bibtex,
+        tables=_tables([table for table in tables if not table.is_blank], show),
+        blank=[table for table in tables if table.is_blank],
+        figures=[
+            _figures(kind, [figure for figure in figures if figure.kind == kind], inlined, show)
+            for kind in dict.fromkeys(figure.kind for figure in figures)
+        ],
         methods={record.variant: record for record in records},
         groups=_groups(records),
-        records=records,
         datasets=_names(records, "dataset"),
         protocols=_names(records, "protocol"),
         seeds=_names(records, "seed"),
         commits=sorted({_commit(record) for record in records}),
-        problems=problems,
     )
+
+
+def _in_order(items: Sequence[Table | Figure]) -> list[Table | Figure]:
+    """Kinds as they come, and within each the data sets and protocols as the leaderboards have them."""
+    kinds = list(dict.fromkeys(item.kind for item in items))
+    protocols = {name: place for place, name in enumerate(PROTOCOLS)}
+
+    def place(item: Table | Figure) -> tuple[int, str, int]:
+        protocol = item.place.get("protocol", "")
+        return kinds.index(item.kind), item.place.get("dataset", ""), protocols.get(protocol, len(protocols))
+
+    return sorted(items, key=place)
+
+
+def _tables(tables: Sequence[Table], show: Any) -> list[Explorer]:
+    """One place for all tables; none without a table."""
+    choices = [Choice(table.name, {"table": heading(table.kind)} | _facets(table.place)) for table in tables]
+    items = {table.name: {"html": show.table(table), "latex": latex.latex(table)} for table in tables}
+    return _explorers("tables", "Tables", choices, items)
+
+
+def _figures(kind: str, figures: Sequence[Figure], inlined: Mapping[Path, str], show: Any) -> Explorer:
+    """One place for the figures of a kind."""
+    choices = [Choice(figure.name, _facets(figure.place)) for figure in figures]
+    items = {figure.name: {"html": show.figure(figure, Markup(inlined[figure.paths[0]]))} for figure in figures}
+    return _explorers(kind, heading(kind), choices, items)[0]
+
+
+def _explorers(name: str, title: str, choices: list[Choice], items: Mapping[str, Mapping[str, str]]) -> list[Explorer]:
+    if not items:
+        return []
+    first = Markup(next(iter(items.values()))["html"])
+    return [Explorer(name, title, choices, first, drilldown.packed(items))]
+
+
+def _facets(place: Mapping[str, str]) -> dict[str, str]:
+    """What an item is about, as the page's controls print it."""
+    words = {"subset": {"all": "all anomalies"}}
+    return {
+        facet: metric(value).title if facet == "metric" else words.get(facet, {}).get(value, as_printed(value))
+        for facet, value in place.items()
+        if value
+    }
 
 
 def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _by(items: Sequence[Table | Figure], key: str, then: Callable[[list[Table | Figure]], Any]) -> dict[str, Any]:
-    """The items by dataset, protocol or kind in order of appearance; "" stands for items over all, and comes last."""
-
-    def value(item: Table | Figure) -> str:
-        return item.kind if key == "kind" else item.place.get(key, "")
-
-    names = list(dict.fromkeys(map(value, items)))
-    if key != "kind":
-        names.sort(key=lambda name: (name == "", _place(name)))
-    return {name: then([item for item in items if value(item) == name]) for name in names}
-
-
-def _names(records: Sequence[Record], field: str) -> list[Any]:
-    return sorted({getattr(record, field) for record in records}, key=_place)
-
-
-def _place(name: Any) -> tuple[int, Any]:
-    """What protocols are sorted by: one_class comes first; everything else by itself."""
-    return (PROTOCOLS.index(name) if name in PROTOCOLS else 0, name)
+def _names(records: Iterable[Record], field: str) -> list[str]:
+    names = {getattr(record, field) for record in records}
+    known = {name: place for place, name in enumerate(PROTOCOLS)}
+    return [as_printed(str(name)) for name in sorted(names, key=lambda name: (known.get(name, -1), name))]
 
 
 def _groups(records: Sequence[Record]) -> dict[str, list[Record]]:
@@ -160,33 +215,15 @@ def target(cell: Cell, payloads: Mapping[str, str]) -> str:
     return "/".join(f"{quote(group)}/{quote(cell.category, safe='')}" for group in groups if group in payloads)
 
 
-def inline(figures: Sequence[Figure]) -> dict[Path, Inlined]:
-    """The figures as data URIs by the path of their PNG: sharp if `BUDGET` allows it, otherwise smaller.
+def inline(figures: Sequence[Figure]) -> dict[Path, str]:
+    """The markup of the figures by the path of their SVG.
 
-    If even that is too much, the largest ones are only linked, as files beside the page.
+    Where all of it is more than `BUDGET`, it is empty for the largest ones, which the page only links.
     """
-    sizes = {figure.paths[0]: _size(figure.paths[0]) for figure in figures}
-    encoded: dict[Path, str] = {}
-    for share, quality in ENCODINGS:
-        encoded = {path: _encode(path, share, quality) for path in sizes}
-        if sum(map(len, encoded.values())) <= BUDGET:
-            break
+    markup = {figure.paths[0]: svg.inline(figure.paths[0], figure.name) for figure in figures}
     left = BUDGET
     inlined = {}
-    for path, uri in sorted(encoded.items(), key=lambda pair: len(pair[1])):
-        inlined[path] = Inlined(uri if len(uri) <= left else "", *sizes[path])
-        left -= len(uri)
+    for path, text in sorted(markup.items(), key=lambda pair: len(pair[1])):
+        inlined[path] = text if len(text) <= left else ""
+        left -= len(text)
     return inlined
-
-
-def _size(path: Path) -> tuple[int, int]:
-    with Image.open(path) as image:
-        return image.width // 2, image.height // 2
-
-
-def _encode(path: Path, share: float, quality: int) -> str:
-    stream = io.BytesIO()
-    with Image.open(path) as image:
-        small = image.convert("RGB").resize((round(image.width * share), round(image.height * share)))
-        small.save(stream, "WEBP", quality=quality, method=4)
-    return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()

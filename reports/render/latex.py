@@ -7,7 +7,9 @@ import unicodedata
 
 import pandas as pd
 
+from benchmarks.records import Record
 from reports.tables import Table
+from reports.vocabulary import as_printed
 
 ROWS, COLUMNS = 35, 8  # of one float: what a page holds, and what stays readable within its width
 
@@ -23,7 +25,7 @@ def latex(table: Table) -> str:
             + (rf"\textsuperscript{{{table.marks[cell.note]}}}" if cell.note else "")
         )
     )
-    text = text.rename(index=_tex, columns=_head)
+    text = text.rename(index=lambda label: _tex(as_printed(label)), columns=_head)
     text.columns.name = _tex(str(table.grid.index.name))
     text.index.name = None  # otherwise Styler prints it on a line of its own
     parts = [
@@ -31,17 +33,17 @@ def latex(table: Table) -> str:
         for column in range(0, text.shape[1], COLUMNS)
         for row in range(0, len(text), ROWS)
     ]
-    title, label = _tex(table.title), f"tab:{table.name}"
+    title, label = _tex(as_printed(table.title)), f"tab:{table.name}"
     captions = [rf"\caption{{{title}}}\label{{{label}}}"] + [rf"\caption{{{title} (continued)}}"] * (len(parts) - 1)
     floats = [_float(part, caption) for part, caption in zip(parts, captions, strict=True)]
     notes = [rf"\textsuperscript{{{mark}}}{_tex(note)}." for note, mark in table.marks.items()]
-    below = "\n".join([*(_tex(sentence) for sentence in table.caption), *notes])
+    below = "\n".join([*(_tex(sentence) for sentence in (*table.caption, *table.notices)), *notes])
     return "\n".join([*floats, rf"{{\footnotesize\sloppy\noindent Table~\ref{{{label}}}: {below}\par}}", ""])
 
 
 def _head(label: str) -> str:
     """The head of a column; one of several facets takes as many lines, to be narrow."""
-    lines = [_tex(line) for line in label.split(": ")]
+    lines = [_tex(as_printed(line)) for line in label.split(": ")]
     stacked = r" \\ ".join(lines)
     return rf"\shortstack[r]{{{stacked}}}" if len(lines) > 1 else stacked
 
@@ -96,3 +98,20 @@ def _character(of: str) -> str:
     if accented and of < "\u0180" and accented[0] != "<" and OGONEK not in accented:
         return of
     return rf"\texttt{{U+{ord(of):04X}}}"
+
+
+def bibtex(record: Record) -> str:
+    """The paper of a record's method as a BibTeX entry; one that is not "AUTHORS, TITLE, VENUE" becomes a note."""
+    found = re.fullmatch(r"(.+?(?: et al\.| (?:and|&) [\w-]+)), (.+?), (.+)", record.paper)
+    fields = {"note": record.paper}
+    if found:
+        authors = re.sub(r", | & ", " and ", found[1]).replace(" et al.", " and others")
+        year = re.search(r"\b(?:19|20)\d\d\b(?!\.)", found[3])
+        fields = {
+            "author": authors,
+            "title": f"{{{found[2]}}}",
+            "howpublished": found[3],
+            "year": year[0] if year else "",
+        }
+    lines = "".join(f"  {name} = {{{text}}},\n" for name, text in fields.items())
+    return f"@misc{{{record.method},\n{lines}}}\n"

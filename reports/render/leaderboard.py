@@ -26,7 +26,7 @@ from tabulate import tabulate
 
 from benchmarks.schema import IMAGE_CONVENTION
 from reports.analysis.significance import LEVEL, holm, wilcoxon
-from reports.vocabulary import is_image_metric, metric, number, sign
+from reports.vocabulary import as_printed, is_image_metric, metric, number, sign
 
 SHOWN = ("image_auroc", "pixel_auroc", "aupro", "spro")
 HEAD = ["rank", "submission", "method"]
@@ -72,7 +72,7 @@ class Section(NamedTuple):
 
     @property
     def title(self) -> str:
-        return f"{self.dataset}, {self.protocol.replace('_', '-')}"
+        return f"{as_printed(self.dataset)}, {as_printed(self.protocol)}"
 
     @property
     def subtitle(self) -> str:

@@ -1,5 +1,6 @@
-// Sorts tables by a click on a column's head, and shows the details of a cell in a dialog.
-// Text from the results is only ever set as text, never as markup.
+// Shows the table or figure that controls choose, sorts tables by a click on a column's head, copies, and shows the
+// details of a cell in a dialog. Text from the results is set as text; the markup of tables and figures was escaped when
+// the page was made.
 "use strict";
 
 const dialog = document.querySelector("dialog");
@@ -55,17 +56,76 @@ document.addEventListener("click", event => {
 
 const unpacked = new Map();
 
-/** The content of a payload, or null if the page has none of that name. */
-async function unpack(name) {
-  const payload = document.getElementById(`payload-${name}`);
-  if (!payload) return null;
-  if (!unpacked.has(name)) {
-    const bytes = Uint8Array.from(atob(payload.textContent), letter => letter.charCodeAt(0));
+/** The content of a packed element of the page, or null if there is none of that id. */
+async function unpack(id) {
+  const element = document.getElementById(id);
+  if (!element) return null;
+  if (!unpacked.has(id)) {
+    const bytes = Uint8Array.from(atob(element.textContent), letter => letter.charCodeAt(0));
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-    unpacked.set(name, JSON.parse(await new Response(stream).text()));
+    unpacked.set(id, JSON.parse(await new Response(stream).text()));
   }
-  return unpacked.get(name);
+  return unpacked.get(id);
 }
+
+// Explorers: one table or figure at a time, by its facets
+
+/** The choices that a control for `facet` offers: those that agree with the shown one in all facets before it. */
+function offered(choices, shown, facet) {
+  const facets = Object.keys(shown.facets), before = facets.slice(0, facets.indexOf(facet));
+  return choices.filter(choice => facet in choice.facets && before.every(name => choice.facets[name] === shown.facets[name]));
+}
+
+/** The choice with this value of a facet that agrees with the shown one in most of the others. */
+function nearest(choices, shown, facet, value) {
+  const agreeing = choice => Object.entries(shown.facets).filter(([name, of]) => choice.facets[name] === of).length;
+  return offered(choices, shown, facet).filter(choice => choice.facets[facet] === value)
+    .reduce((best, choice) => agreeing(choice) > agreeing(best) ? choice : best);
+}
+
+function controls(choices, shown, choose) {
+  return Object.keys(shown.facets).map(facet => {
+    const values = [...new Set(offered(choices, shown, facet).map(choice => choice.facets[facet]))];
+    if (values.length < 2) return null;
+    const select = make("select", { name: facet }, values.map(value => make("option", { value }, value)));
+    select.value = shown.facets[facet];
+    select.addEventListener("change", () => choose(nearest(choices, shown, facet, select.value), facet));
+    return make("label", {}, facet === "dataset" ? "data set" : facet, select);
+  }).filter(Boolean);
+}
+
+/** Gives an explorer its controls. What is chosen stands in the address, as `?tables=NAME`. */
+function explore(section) {
+  const name = section.dataset.name, choices = JSON.parse(section.dataset.choices);
+  const [group, place] = [section.querySelector(".choices"), section.querySelector(".shown")];
+  const choose = async (choice, facet) => {
+    const items = await unpack(`items-${name}`);
+    place.innerHTML = items[choice.name].html;
+    section.dataset.shown = choice.name;
+    group.replaceChildren(...controls(choices, choice, choose));
+    group.querySelector(`[name="${facet}"]`)?.focus();
+    const address = new URL(location.href);
+    address.searchParams.set(name, choice.name);
+    history.replaceState(null, "", address);
+  };
+  section.dataset.shown = choices[0].name;
+  group.replaceChildren(...controls(choices, choices[0], choose));
+  const asked = choices.find(choice => choice.name === new URLSearchParams(location.search).get(name));
+  return asked ? choose(asked) : null;
+}
+
+// Copying
+
+document.addEventListener("click", async event => {
+  const button = event.target.closest("button.copy");
+  if (!button) return;
+  const section = button.closest(".explorer");
+  const text = button.dataset.text ?? (await unpack(`items-${section.dataset.name}`))[section.dataset.shown][button.dataset.copy];
+  await navigator.clipboard.writeText(text);
+  const label = button.textContent;
+  button.textContent = "Copied";
+  setTimeout(() => { button.textContent = label; }, 1500);
+});
 
 // Tables in the dialog
 
@@ -190,7 +250,7 @@ function charts(drawn) {
 
 async function maps(group, cell) {
   const seeds = Object.entries(cell.maps);
-  const payload = await unpack(`examples-${group.dataset}`);
+  const payload = await unpack(`payload-examples-${group.dataset}`);
   return seeds.flatMap(([seed, found], i) => {
     const examples = payload[found.examples];
     const first = i === 0 || seeds[i - 1][1].examples !== found.examples;
@@ -240,7 +300,8 @@ function reproduction(runs) {
   if (dirty.length) sentences.push(`There were uncommitted changes (${dirty.length === 1 ? "seed" : "seeds"} ${dirty.join(", ")}). `);
   sentences.push("A finished run is not repeated: first move its folder out of results/predictions.");
   return [make("p", { class: "soft" }, sentences.join("")),
-    ...runs.map(run => make("pre", { tabindex: 0, "aria-label": `Commands, seed ${run.seed}` }, make("code", {}, run.commands.join("\n"))))];
+    ...runs.map(run => make("pre", { tabindex: 0, "aria-label": `Commands, seed ${run.seed}` }, make("code", {}, run.commands.join("\n")),
+      make("button", { type: "button", class: "copy", "data-text": run.commands.join("\n") }, "Copy")))];
 }
 
 function details(runs) {
@@ -281,8 +342,8 @@ async function route() {
   if (kind !== "cell") { if (dialog.open) dialog.close(); return; }
   const names = words.map(decodeURIComponent);
   const cells = names.flatMap((name, i) => i % 2 ? [] : [[name, names[i + 1]]]);
-  const groups = await Promise.all(cells.map(([name]) => unpack(name)));
-  const label = (group, category) => `${group.variant} \u00b7 ${category === "mean" ? "all categories" : category} \u00b7 ${group.dataset} \u00b7 ${group.protocol}`;
+  const groups = await Promise.all(cells.map(([name]) => unpack(`payload-${name}`)));
+  const label = (group, category) => `${group.printed.variant} \u00b7 ${category === "mean" ? "all categories" : category} \u00b7 ${group.printed.dataset} \u00b7 ${group.printed.protocol}`;
   const shown = cells.map(([, category], i) => [groups[i], category]).filter(([group]) => group);
   if (shown.length === 1) {
     title.textContent = label(...shown[0]);
@@ -303,4 +364,8 @@ dialog.addEventListener("close", () => {
   if (location.hash.startsWith("#cell/")) history.replaceState(null, "", location.href.split("#")[0]);
 });
 addEventListener("hashchange", route);
-route();
+Promise.all([...document.querySelectorAll(".explorer")].map(explore)).then(() => {
+  route();
+  // What was chosen may be higher than what the browser scrolled past.
+  if (location.hash && !location.hash.includes("/")) document.getElementById(location.hash.slice(1))?.scrollIntoView();
+});

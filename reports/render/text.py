@@ -19,7 +19,7 @@ def markdown(table: Table) -> str:
     cells = cells.rename(index=_escape_pipe, columns=_escape_pipe)
     notes = [f"[{mark}] {note}." for note, mark in table.marks.items()]
     body = cells.to_markdown(colalign=["left"] + ["right"] * cells.shape[1], disable_numparse=True)
-    return "\n\n".join([f"**{table.title}**", body, *notes, *table.caption]) + "\n"
+    return "\n\n".join([f"**{table.title}**", body, *notes, *table.caption, *table.notices]) + "\n"
 
 
 def _escape_pipe(text: str) -> str:

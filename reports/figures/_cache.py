@@ -1,0 +1,66 @@
+"""Figures that were drawn before: files by the digest of their data, and of the code and style that draw them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict
+from functools import cache as once
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pandas as pd
+
+from reports import figures
+from reports.aggregate import Cell
+
+CODE = Path(__file__).parent.parent
+
+
+def saved(name: str, data: pd.DataFrame, stem: Path, cache: Path | None) -> list[Path]:
+    """Write the figure `name` of these rows as `figures.save` does; from the cache if it was drawn before.
+
+    Args:
+        name: of the figure.
+        data: what it is drawn of.
+        stem: the path of its files without suffix.
+        cache: a folder that can be deleted at any time; None: always draw.
+    """
+    if not cache:
+        return figures.save(figures.draw(name, data), stem)
+    kept = cache / digest(name, data)
+    if not kept.is_dir():
+        partial = kept.with_name(f"{kept.name}.{os.getpid()}")  # of this process alone
+        figures.save(figures.draw(name, data), partial / "figure")
+        shutil.rmtree(kept, ignore_errors=True)
+        partial.rename(kept)  # whole or not at all
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    return [Path(shutil.copyfile(kept / f"figure{s}", stem.with_name(stem.name + s))) for s in figures.SUFFIXES]
+
+
+def digest(name: str, data: pd.DataFrame) -> str:
+    """Changes with the rows, with the files that they name, and with the code that draws."""
+    rows = json.dumps(data.to_dict("records"), default=_plain, sort_keys=True)
+    return hashlib.sha256(f"{name} {_code()} {rows}".encode()).hexdigest()[:32]
+
+
+@once
+def _code() -> str:
+    """The figures' modules, and those whose words and numbers they print."""
+    files = [*sorted((CODE / "figures").glob("*.py")), CODE / "vocabulary.py", CODE / "aggregate.py"]
+    return hashlib.sha256(
+        b"".join([matplotlib.__version__.encode(), *(file.read_bytes() for file in files)])
+    ).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """What JSON does not have: a cell by its values, a file by its name, size and time of modification."""
+    if isinstance(value, Cell):
+        return asdict(value)
+    if isinstance(value, Path):
+        about = value.stat()
+        return [value.name, about.st_size, about.st_mtime_ns]
+    return value.tolist() if hasattr(value, "tolist") else repr(value)
