@@ -37,6 +37,7 @@ class ContextualTeacher(nn.Module):
     def __init__(self, teacher: Teacher, temperature: float) -> None:
         super().__init__()
         self.teacher, self.temperature = teacher, temperature
+        # Cached features bear this name: a change of what `context` computes needs another one.
         self.digest = f"{teacher.digest}, contextual affinity at temperature {temperature}"
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -116,6 +117,7 @@ def _attention(x: Tensor, t: Tensor, temperature: float) -> tuple[Tensor, Tensor
     keys[:, -1, channels] = 1
     queries = F.pad(x, (0, PADDING))
     queries[..., channels] = temperature * math.log(positions)
-    attended = F.scaled_dot_product_attention(queries, keys, keys, scale=1 / temperature)
+    heads = [vectors[:, None] for vectors in (queries, keys, keys)]  # one; without it, GPU kernels do not apply
+    attended = F.scaled_dot_product_attention(*heads, scale=1 / temperature)[:, 0]
     weight = attended[..., channels]
     return attended[..., :channels] / (1 - weight[..., None]), -weight.logit()
