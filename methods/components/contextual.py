@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from methods.components.teachers import Teacher
 
-PADDING = 4  # channels; GPU kernels for float32 need a multiple of 4
+PADDING = 4  # channels, see `_attention`
 
 
 class ContextualTeacher(nn.Module):
@@ -113,11 +113,11 @@ def _attention(x: Tensor, t: Tensor, temperature: float) -> tuple[Tensor, Tensor
     1/2, because the d_j have a mean of zero.
     """
     _, positions, channels = t.shape
-    keys = F.pad(t - t.mean(1, keepdim=True), (0, PADDING, 0, 1))  # (B, N + 1, C + PADDING)
-    keys[:, -1, channels] = 1
-    queries = F.pad(x, (0, PADDING))
+    # GPU kernels that do not store the affinities need a dimension for heads, and a multiple of 4 channels in float32.
+    keys = F.pad(t - t.mean(1, keepdim=True), (0, PADDING, 0, 1))[:, None]  # (B, 1, N + 1, C + PADDING)
+    keys[..., -1, channels] = 1
+    queries = F.pad(x, (0, PADDING))[:, None]
     queries[..., channels] = temperature * math.log(positions)
-    heads = [vectors[:, None] for vectors in (queries, keys, keys)]  # one; without it, GPU kernels do not apply
-    attended = F.scaled_dot_product_attention(*heads, scale=1 / temperature)[:, 0]
+    attended = F.scaled_dot_product_attention(queries, keys, keys, scale=1 / temperature)[:, 0]
     weight = attended[..., channels]
     return attended[..., :channels] / (1 - weight[..., None]), -weight.logit()
