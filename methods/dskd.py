@@ -15,17 +15,17 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-from methods.base import InputError
+from methods.base import Context, InputError
+from methods.components import feature_cache
 from methods.components.anomaly_maps import BLUR, cosine_distance, mean_and_deviation, resize
+from methods.components.contextual import ContextualTeacher, contextual_divergence
 from methods.components.decoders import Blocks, Decoder, OneClassBottleneck, ReverseStudent, initialise, residual_stage
 from methods.components.teachers import Teacher
 from methods.distillation import Distillation, Outputs
 
-# How many affinities of a batch are in memory at a time: as many as a CPU's cache holds, and 256 MiB on a GPU.
-MAX_AFFINITIES = {"cpu": 2**21, "cuda": 2**26}
+MIN_TEMPERATURE = 0.05  # for which float32 holds the sums of equation 4
+LEVELS = 3
 
 
 @dataclass(kw_only=True, eq=False)
@@ -39,7 +39,7 @@ class DSKD(Distillation):
         condense: how the block removes and restores positions, which the paper leaves open: see
             `GlobalContextCondensing`. The default did better than "pool" on the toy data set's logical anomalies: image
             AUROC 1.00 against 0.67 on cog, 1.00 against 0.93 on tray (one-class, 20 epochs, one seed).
-        temperature: tau of equation 4.
+        temperature: tau of equation 4, at least 0.05.
     """
 
     paper: ClassVar[str] = (
@@ -70,8 +70,8 @@ class DSKD(Distillation):
         super().__post_init__()
         if self.gccb_channels < 0:
             raise InputError(f"DSKD: gccb_channels={self.gccb_channels}; it must be above 0, or 0 for no block.")
-        if self.temperature <= 0:
-            raise InputError(f"DSKD: temperature={self.temperature}; it must be above 0.")
+        if not self.temperature >= MIN_TEMPERATURE:
+            raise InputError(f"DSKD: temperature={self.temperature}; it must be at least {MIN_TEMPERATURE}.")
         if not self._losses:
             raise InputError("DSKD: local_loss and global_loss are both 'none': there must be at least one student.")
 
@@ -80,6 +80,10 @@ class DSKD(Distillation):
         """The loss of each student that is not left out."""
         losses = {"local": self.local_loss, "global": self.global_loss}
         return {student: loss for student, loss in losses.items() if loss != "none"}
+
+    def build_target(self, teacher: Teacher, images: feature_cache.Rows, context: Context) -> feature_cache.Network:
+        """The teacher, with the context of its features if a loss compares them with it."""
+        return ContextualTeacher(teacher, self.temperature) if "contextual" in self._losses.values() else teacher
 
     def build_student(self, teacher: Teacher) -> nn.Module:
         students = {}
@@ -99,19 +103,25 @@ class DSKD(Distillation):
         initialise(bottleneck)
         return bottleneck
 
-    def _distances(self, teacher_features: list[Tensor], student_output: list[list[Tensor]]) -> dict[str, list[Tensor]]:
+    def _distances(self, target_features: list[Tensor], student_output: list[list[Tensor]]) -> dict[str, list[Tensor]]:
         """For each student M^l of equation 1 or 6 at every level, (B, h_l, w_l)."""
+        teacher_features, contexts = target_features[:LEVELS], target_features[LEVELS:]
         distances = {}
         for (name, loss), student_features in zip(self._losses.items(), student_output, strict=True):
-            levels = zip(teacher_features, student_features, strict=True)
             if loss == "pixel":
+                levels = zip(teacher_features, student_features, strict=True)
                 distances[name] = [cosine_distance(*features) for features in levels]
             else:
-                distances[name] = [contextual_divergence(*features, self.temperature) for features in levels]
+                with_context = zip(teacher_features, contexts, student_features, strict=True)
+                distances[name] = [contextual_divergence(*features, self.temperature) for features in with_context]
         return distances
 
     def loss_terms(self, teacher_features: list[Tensor], student_output: list[list[Tensor]]) -> dict[str, Tensor]:
-        """Equations 2 and 7: for each student and level, the mean over positions."""
+        """Equations 2 and 7: for each student and level, the mean over positions.
+
+        Args:
+            teacher_features: as `build_target` returns them, contexts included; so in `anomaly_map`.
+        """
         distances = self._distances(teacher_features, student_output)
         return {f"{name}{number}": m.mean() for name, maps in distances.items() for number, m in enumerate(maps, 1)}
 
@@ -144,43 +154,6 @@ class DSKD(Distillation):
     def record(self) -> dict[str, Any]:
         names = ("mean", "standard_deviation")
         return super().record | {"scales": {name: dict(zip(names, v, strict=True)) for name, v in self.scales_.items()}}
-
-
-def contextual_divergence(teacher_features: Tensor, student_features: Tensor, temperature: float) -> Tensor:
-    """KL divergence of a student's affinities to all teacher features from the teacher's own affinities (equation 6).
-
-    With unit vectors t_j and s_i, the affinities a_ij = s_i t_j / tau and their softmax over j (equations 3 to 5), the
-    divergence of equation 6 is KL_i = tau^2 (g(s_i) - g(t_i)) with g(x_i) = logsumexp_j(x_i t_j / tau) - x_i c_i / tau
-    and c_i = sum_j p^t_ij t_j, an attention. So the N x N affinities need not be stored, only their logsumexp.
-
-    Args:
-        teacher_features, student_features: maps of one level, (B, C, h, w).
-
-    Returns:
-        (B, h, w), at least 0 up to rounding.
-    """
-    both = (teacher_features, student_features)
-    t, s = (F.normalize(maps, dim=1).flatten(2).mT.contiguous() for maps in both)  # (B, N, C)
-    with torch.no_grad():
-        context = F.scaled_dot_product_attention(t, t, t, scale=1 / temperature)  # (B, N, C)
-        teacher_term = _g(t, t / temperature, context / temperature)
-    divergence = temperature**2 * (_g(s, t / temperature, context / temperature) - teacher_term)  # (B, N)
-    return divergence.unflatten(1, teacher_features.shape[2:])
-
-
-def _g(x: Tensor, t: Tensor, context: Tensor) -> Tensor:
-    """g of `contextual_divergence`, (B, N), in blocks of rows that the backward pass computes again.
-
-    Args:
-        x, t, context: (B, N, C), the last two divided by tau.
-    """
-
-    def logsumexp(rows: Tensor) -> Tensor:
-        return torch.logsumexp(rows @ t.mT, 2)  # (B, rows)
-
-    rows = max(1, MAX_AFFINITIES[x.device.type] // (t.shape[0] * t.shape[1]))
-    blocks = [checkpoint(logsumexp, block, use_reentrant=False) for block in x.split(rows, 1)]
-    return torch.cat(blocks, 1) - (x * context).sum(2)
 
 
 class GlobalContextCondensing(nn.Module):
@@ -222,7 +195,8 @@ class LastLevel(nn.Module):
 
 
 class Students(nn.ModuleDict):
-    """Students with the same input; returns their outputs in order."""
+    """Students of the same teacher's maps; returns their outputs in order."""
 
     def forward(self, features: list[Tensor]) -> list[Any]:
-        return [student(features) for student in self.values()]
+        """Features as `DSKD.build_target` returns them: contexts are only compared."""
+        return [student(features[:LEVELS]) for student in self.values()]

@@ -157,6 +157,7 @@ def test_a_wrong_hyper_parameter_is_refused_before_training(name: str, values: d
         ("snl", {"snl"}),
         ("dskd", {"dskd"}),
         ("components.structural", {"snl", "snl_fd"}),
+        ("components.contextual", {"dskd"}),
         ("components.amplification", {"aand"}),
         ("components.procedural_teacher", set()),
         ("base", set(METHODS)),

@@ -139,7 +139,7 @@ class OfficialWay:
         pixels = feature_cache.load_images(samples(), SIZE, None)
         self.frozen = self.method.build_target(teacher, pixels, setting.context)
         self.teacher: Callable[[Tensor], list[Tensor]] = self.frozen
-        if isinstance(self.frozen, Teacher):  # an amplified teacher is used without gradients there, too
+        if isinstance(self.frozen, Teacher):  # what is built on a teacher is used without gradients there, too
             self.teacher = self.frozen.network.requires_grad_()
         self.student = self.method.build_student(teacher).to(device)
         self.optimiser = self.method.make_optimiser(self.student, fused=False)
