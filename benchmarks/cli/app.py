@@ -16,8 +16,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks import results
-from benchmarks.status import Busy
 from benchmarks.storage import disk
 from methods.base import InputError
 
@@ -76,11 +74,11 @@ def options(
 def main() -> None:
     """Entry point of `proctor`: bad input is reported without a traceback."""
     try:
-        with disk.explained(results.RESULTS):
+        with disk.explained(Path()):
             app(standalone_mode=True)
     except InputError as error:
         _end("error", error, 2)
-    except Busy as error:
+    except disk.Busy as error:
         _end("busy", error, 3)
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from benchmarks import archive as archives
 from benchmarks import integrity, results
@@ -100,6 +99,8 @@ def board(
 @app.command(rich_help_panel=SUBMISSIONS)
 def model_index(method: str, records: RecordsOption = BOARD / "records") -> None:
     """Print the `model-index` block of a Hugging Face model card with a method's accepted submissions."""
+    import yaml
+
     from reports.render import leaderboard as rendering
 
     index = rendering.model_index(_accepted(records), method)

@@ -41,10 +41,9 @@ def sentences(pending: Sequence[Run], settings: Settings) -> list[str]:
     Raises:
         InputError: there is no such executor.
     """
-    kind = executors.load(settings.name)
     if not pending:
         return []
-    executor, total = kind(settings), forecast(pending)
+    executor, total = executors.load(settings.name)(settings), forecast(pending)
     unit = "GPU-hours" if executor.device.startswith("cuda") else "CPU hours"
     known = len([run for run in pending if run.group not in total.unknown])
     lines = []
