@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 a run or check failed, 2 bad input, 3 another proctor is a
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
@@ -54,8 +55,8 @@ def plain_table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> Tab
 
 
 def wide_console() -> Console:
-    """Standard output; into a file or pipe, wide enough for every table."""
-    return Console(width=None if sys.stdout.isatty() else 200)
+    """Standard output; into a file or pipe, wide enough for every table unless $COLUMNS says otherwise."""
+    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200)
 
 
 def _version(wanted: bool) -> None:

@@ -49,10 +49,11 @@ def plan(
         bool,
         typer.Option("--check", help="Only say what is not done or not scored as it is; exit with 1 if any."),
     ] = False,
+    every: Annotated[bool, typer.Option("--all", help="List every run.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check the suite, and list every run: its state, why it would be executed, and what that will cost."""
-    from benchmarks.execution import forecast, monitor
+    """Check the suite, and show by group which runs would be executed, why, and what that will cost."""
+    from benchmarks.execution import display, forecast, monitor
 
     values = parameters.load()
     made, notices = _planned(values)
@@ -67,12 +68,12 @@ def plan(
     if write:
         plans.write(results.RESULTS, made)
     rows = monitor.rows(made.entries)
-    columns = ("run", "state", "reason")
     if as_json:
-        print(json.dumps([row.model_dump(include=set(columns)) for row in rows], indent=1))
+        print(json.dumps([row.model_dump(include={"run", "state", "reason"}) for row in rows], indent=1))
     else:
-        table = plain_table(columns, ((row.run, row.state, row.reason) for row in rows))
-        wide_console().print(table, Text(monitor.counts(rows)))
+        output = wide_console()
+        table = display.every_run if every else display.by_group
+        output.print(table(rows, output.width), Text(display.totals(rows)))
     pending = {row.run for row in rows if row.state in (State.MISSING, State.STALE, State.FAILED)}
     for group in made.groups:
         if integrity.is_scored(group) and pending.isdisjoint(run.name for run in group.runs):

@@ -51,7 +51,7 @@ def launch(runs: Sequence[Run], settings: Settings, console: Console) -> None:
 
 def _launch(runs: Sequence[Run], executor: Executor, console: Console) -> None:
     queue, dvc = _Queue(runs, executor), _dvc_parent()
-    with Display(len(queue.waiting) + len(queue.at_work), console) as display:
+    with Display([*queue.waiting, *queue.at_work], console) as display:
         try:
             while queue.waiting or queue.at_work:
                 started_at = time.monotonic()

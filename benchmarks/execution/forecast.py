@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from statistics import mean
 from typing import NamedTuple
 
@@ -60,6 +61,13 @@ def sentences(pending: Sequence[Run], settings: Settings) -> list[str]:
             f"{', '.join(total.unknown[:3])}{rest}; run one of each to get an estimate (`proctor run`)."
         )
     return [*lines, *filter(None, [executor.forecast(pending)])]
+
+
+@cache
+def mean_seconds(group: str) -> float | None:
+    """How long a run of a group took, by all its records; None if there is none. Read once."""
+    costs = _costs(group)
+    return mean(cost.seconds for cost in costs) if costs else None
 
 
 class _Cost(NamedTuple):
