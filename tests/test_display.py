@@ -184,9 +184,9 @@ def test_watching_ends_with_the_last_run(suite: list[Run], monkeypatch: pytest.M
             status_file.report(run, "failed", error="stopped")
 
     monkeypatch.setattr("time.sleep", end_runs)
-    console = Console(width=80, height=30, file=io.StringIO(), force_terminal=True, color_system=None)
+    console = Console(width=120, height=30, file=io.StringIO(), force_terminal=True, color_system=None)
     display.watch(list(suite), console)
     written = console.file.getvalue()  # type: ignore[attr-defined]
     assert "12 runs: 4 running, 1 failed, 7 missing" in written
     assert "12 runs: 5 failed, 7 missing" in written
-    assert "bottle-seed0, bottle-seed1, bottle-seed2, …: stopped" in written
+    assert "failed   bottle-seed0, bottle-seed1, bottle-seed2, …: stopped" in written

@@ -1,8 +1,8 @@
 """What everyday commands cost, as ratios to another commit: `make bench-commands`.
 
-Both commits are checked out, and each has a copy of the results of one `dvc repro` of the toy suite. Then every command
-is called by both in turn, so that other work on the machine slows both down. CPU seconds of the command and its children
-count, which a busy machine changes less than the time that passes.
+Both commits are checked out, and each has results of the toy suite. Then every command is called by both in turn, so
+that other work on the machine slows both down. CPU seconds of the command and its children count, which a busy machine
+changes less than the time that passes.
 """
 
 from __future__ import annotations
@@ -89,6 +89,7 @@ def prepare(project: Path, tree: Path, results: Path | None) -> None:
     if results:
         for name in ("results", "data"):
             shutil.copytree(results / name, project / name, dirs_exist_ok=True)
+        shutil.copy(results / "dvc.lock", project)
     write_params(project, {})
     for _ in range(3):  # files that were just written are not relied on
         call("dvc repro", project)
