@@ -5,7 +5,7 @@ BIN := .venv/bin
 TESTS := OMP_NUM_THREADS=1 pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test check bench-metrics bench-training bench-launch bench-page bench-verify test-slurm parity docs
+.PHONY: repro test check bench-metrics bench-training bench-launch bench-page bench-verify bench-commands test-slurm parity docs
 .DEFAULT_GOAL := repro
 
 .venv/ready: constraints.txt pyproject.toml
@@ -45,6 +45,9 @@ bench-page: .venv/ready
 
 bench-verify: .venv/ready
 	OMP_NUM_THREADS=1 python -m tests.speed.bench_verify
+
+bench-commands: .venv/ready
+	OMP_NUM_THREADS=1 python -m tests.speed.bench_commands
 
 # Beside the official codes. The extra `parity` stays out of .venv/ready: nothing but this target needs it.
 parity: .venv/ready

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import filter as matching
+from importlib.util import find_spec
 from itertools import product
+from pkgutil import iter_modules
 
-from benchmarks import datasets, runs
+import methods
 from benchmarks.execution import executors, loggers
 from benchmarks.metrics.conventions import CONVENTIONS
 from benchmarks.params import Params, needed_by_dvc
@@ -14,6 +16,7 @@ from benchmarks.schema import group_name
 from methods.base import InputError, did_you_mean
 
 PRETRAINED = ("procedural",)  # teachers that `proctor pretrain` can train
+SHARED = ("base", "components", "distillation")  # no plug-ins, though they lie among them
 
 
 def check(params: Params) -> list[str]:
@@ -23,17 +26,54 @@ def check(params: Params) -> list[str]:
         Notices, one sentence each: what is stated, but concerns nothing in the suite.
 
     Raises:
-        InputError: an entry names what does not exist; all mistakes are listed, one a line.
+        InputError: an entry names what does not exist; all mistakes are listed, one a line. Hyper-parameters are looked
+            at when all other names are right, since importing the methods takes seconds.
     """
+    _refuse([*_files(params), *_names(params), *_groups(params), *needed_by_dvc(params)])
+    from benchmarks import runs
+
     ready = runs.variants(params)
-    if mistakes := [*_names(params), *_groups(params), *_device(params), *_logger(params), *needed_by_dvc(params)]:
-        raise InputError("\n".join(f"params.yaml: {mistake}" for mistake in mistakes))
+    _refuse([*_device(params), *_logger(params)])
     return list(_without_effect(params, [variant.teacher for variant in ready if variant.teacher]))
+
+
+def _refuse(mistakes: Iterable[str]) -> None:
+    if listed := list(mistakes):
+        raise InputError("\n".join(f"params.yaml: {mistake}" for mistake in listed))
 
 
 def groups(params: Params) -> list[str]:
     """The names of all groups of a suite."""
     return [group_name(*names) for names in product(params.methods, params.datasets, params.protocols)]
+
+
+def _files(params: Params) -> Iterator[str]:
+    """Methods, data sets and protocols without a file."""
+    for variant in params.methods:
+        declared, known = params.variants.get(variant), _plug_ins(methods.__path__)
+        if declared and declared.method not in known:
+            yield f"{variant}: there is no method {declared.method!r}. {did_you_mean(declared.method, known)}"
+        elif not declared and variant not in known:
+            hint = did_you_mean(variant, [*known, *params.variants])
+            yield f"there is no method or variant {variant!r}. {hint} To add a method, create methods/{variant}.py."
+    for kind, package, names in (
+        ("data set", "datasets", params.datasets),
+        ("protocol", "protocols", params.protocols),
+    ):
+        known = _plug_ins_of(package)
+        yield from (f"there is no {kind} {name!r}. {did_you_mean(name, known)}" for name in names if name not in known)
+
+
+def _plug_ins_of(package: str) -> list[str]:
+    """Of a package in `benchmarks`, which is not imported: torch takes seconds."""
+    spec = find_spec(f"benchmarks.{package}")
+    return _plug_ins((spec and spec.submodule_search_locations) or [])
+
+
+def _plug_ins(folders: Iterable[str]) -> list[str]:
+    """The modules in these folders but those that plug-ins share."""
+    names = (module.name for module in iter_modules(folders))
+    return sorted(name for name in names if name not in SHARED and not name.startswith("_"))
 
 
 def _names(params: Params) -> Iterator[str]:
@@ -71,9 +111,11 @@ def _near(group: str, names: Sequence[str]) -> str:
 
 
 def _device(params: Params) -> Iterator[str]:
+    device = params.executor.device
+    if device in ("auto", "cpu"):
+        return
     import torch
 
-    device = params.executor.device
     missing = (device == "cuda" and not torch.cuda.is_available()) or (
         device == "mps" and not torch.backends.mps.is_available()
     )
@@ -94,9 +136,10 @@ def _without_effect(params: Params, teachers: Sequence[str]) -> Iterator[str]:
     for variant in params.variants:
         if variant not in params.methods:
             yield f"variant {variant!r} is declared, but not listed under `methods`: it is not run."
+    known = _plug_ins_of("datasets")
     for dataset in params.roots:
-        if dataset not in datasets.available():
-            yield f"`roots` names an unknown data set {dataset!r}. {did_you_mean(dataset, datasets.available())}"
+        if dataset not in known:
+            yield f"`roots` names an unknown data set {dataset!r}. {did_you_mean(dataset, known)}"
     for teacher in params.weights:
         if teacher not in teachers:
             used = ", ".join(sorted(set(teachers))) or "none"

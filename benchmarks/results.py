@@ -10,19 +10,20 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from benchmarks import records
 from benchmarks.plan import Run
 from benchmarks.records import Array, Images, Record
 from benchmarks.schema import SCHEMA
-from benchmarks.storage import arrays
-from benchmarks.storage.arrays import Predictions
 from benchmarks.storage.digests import file_digest
 from methods.components.atomic import replacing
+
+if TYPE_CHECKING:  # most commands read no array, and need not wait for NumPy
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from benchmarks.storage.arrays import Predictions
 
 RESULTS = Path("results")
 PARTS = ("interference", "private")  # what a run may hold besides the predictions of its test images
@@ -81,6 +82,8 @@ def save(
     Raises:
         OSError: the disk is full, or cannot be written for another reason.
     """
+    from benchmarks.storage import arrays
+
     target = scratch_dir(run) / "result"
     for left in scratch_dir(run).glob(f".*.{target.name}"):  # by a process that was killed
         shutil.rmtree(left, ignore_errors=True)
@@ -112,6 +115,8 @@ def _listed(folder: Path, predictions: Mapping[str, Predictions]) -> dict[str, A
 
 def _described(path: Path) -> Array:
     """Shape, type and digest of an array as it lies on the disk."""
+    import numpy as np
+
     array = np.load(path, mmap_mode="r")
     return Array(shape=list(array.shape), dtype=str(array.dtype), digest=file_digest(path))
 
@@ -154,6 +159,8 @@ def check(folder: Path, full: bool = False) -> Record:
 
 
 def _read(folder: Path, listed: Mapping[str, Images], full: bool = False) -> dict[str, Predictions]:
+    from benchmarks.storage.arrays import Predictions
+
     predictions = {}
     for category, images in listed.items():
         scores = _array(folder / f"{category}.scores.npy", images.scores, full)
@@ -165,6 +172,8 @@ def _read(folder: Path, listed: Mapping[str, Images], full: bool = False) -> dic
 
 
 def _array(path: Path, expected: Array | None, full: bool) -> NDArray[np.float32]:
+    import numpy as np
+
     if expected is None:
         raise ValueError(f"{path}: the record does not list it")
     try:

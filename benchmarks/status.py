@@ -8,8 +8,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
-from filelock import FileLock
-
 from benchmarks import results
 from benchmarks.plan import Run
 from benchmarks.results import result_dir, scratch_dir
@@ -17,10 +15,6 @@ from benchmarks.status_file import StatusReport, is_alive, read_report, seconds_
 from benchmarks.storage import disk
 
 LOG_LINES = 40  # of a log, in the result
-
-
-class Busy(RuntimeError):
-    """Another driver is launching runs in this folder."""
 
 
 class State(StrEnum):
@@ -49,6 +43,8 @@ def collect(run: Run) -> None:
     finished, target = scratch_dir(run) / "result", result_dir(run)
     if not finished.exists():
         return
+    from filelock import FileLock
+
     with disk.explained(target), FileLock(results.RESULTS / "scratch" / "collect.lock"):
         if not finished.exists():  # another process was faster
             return

@@ -49,6 +49,7 @@ ALLOWED: dict[str, set[str]] = {
     "benchmarks.checks": {"methods", *METHODS, *LEAVES, *STORED, *DATA, *RUNS, "benchmarks.execution"},
     "benchmarks.fingerprint": {"methods", *METHODS, *LEAVES, *STORED, *DATA, "benchmarks.params", "benchmarks.sources"},
     "benchmarks.runs": {"methods", *METHODS, *LEAVES, *STORED, *DATA, *RUNS},
+    "benchmarks.plan_cache": {"methods", *METHODS, *LEAVES, *STORED, *DATA, *RUNS},
     "benchmarks.results": {*METHODS, *LEAVES, *STORED},
     "benchmarks.status_file": {*METHODS, *LEAVES, *STORED, "benchmarks.results"},
     "benchmarks.status": {*METHODS, *LEAVES, *STORED, *RESULTS},

@@ -465,11 +465,6 @@ def test_a_row_has_what_the_process_of_a_run_reported(expand: Callable[..., list
     assert row.remaining is not None
     assert 60 < row.remaining <= 70
     assert idle.json_object() == {"run": other.name, "state": "missing", "reason": ""}
-    console = Console(width=250, record=True)
-    console.print(monitor.table([row, idle]))
-    text = console.export_text()
-    assert "fit 3/10" in text
-    assert "0:01:" in text
 
 
 def test_a_collected_run_keeps_the_end_of_its_log(expand: Callable[..., list[Run]]) -> None:

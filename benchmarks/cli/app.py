@@ -17,8 +17,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks import results
-from benchmarks.status import Busy
 from benchmarks.storage import disk
 from methods.base import InputError
 
@@ -57,8 +55,8 @@ def plain_table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> Tab
 
 
 def wide_console() -> Console:
-    """Standard output; into a file or pipe, wide enough for every table."""
-    return Console(width=None if sys.stdout.isatty() else 200)
+    """Standard output; into a file or pipe, wide enough for every table unless $COLUMNS says otherwise."""
+    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200)
 
 
 def _version(wanted: bool) -> None:
@@ -85,11 +83,11 @@ def main() -> None:
 def run() -> None:
     """Run the command that the shell's arguments name; bad input is reported without a traceback."""
     try:
-        with disk.explained(results.RESULTS):
+        with disk.explained(Path()):
             app(prog_name="proctor", standalone_mode=True)
     except InputError as error:
         _end("error", error, 2)
-    except Busy as error:
+    except disk.Busy as error:
         _end("busy", error, 3)
 
 

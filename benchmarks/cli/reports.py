@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import platformdirs
 import typer
-import yaml
 
 from benchmarks import archive as archives
 from benchmarks import integrity, results
@@ -102,6 +101,8 @@ def board(
 @app.command(rich_help_panel=SUBMISSIONS)
 def model_index(method: str, records: RecordsOption = BOARD / "records") -> None:
     """Print the `model-index` block of a Hugging Face model card with a method's accepted submissions."""
+    import yaml
+
     from reports.render import leaderboard as rendering
 
     index = rendering.model_index(_accepted(records), method)

@@ -37,16 +37,17 @@ def status(
 ) -> None:
     """Show what each planned run is doing, without looking at code or data again."""
     from benchmarks import clean as cleaning
-    from benchmarks.execution import monitor
+    from benchmarks.execution import display, monitor
 
     plan = plans.read(results.RESULTS)
     entries = plan.entries
     if watch:
-        monitor.watch(entries, console)
+        display.watch(entries, console)
     elif as_json:
         print(json.dumps([row.json_object() for row in monitor.rows(entries)], indent=1))
     else:
-        wide_console().print(monitor.table(monitor.rows(entries)))
+        output = wide_console()
+        output.print(display.picture(monitor.rows(entries), output.width))
         if plans.is_older_than(parameters.PATH, results.RESULTS):
             say(f"{parameters.PATH} was changed after these runs were planned: `proctor plan` lists those of now.")
         if unplanned := cleaning.unplanned(plan):

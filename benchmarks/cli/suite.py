@@ -18,6 +18,7 @@ from benchmarks import params as parameters
 from benchmarks import plan as plans
 from benchmarks.cli.app import SUITE, JsonOption, app, plain_table, say, wide_console
 from benchmarks.plan import Run
+from benchmarks.plan_cache import PlanCache, Planned
 from benchmarks.status import State
 from benchmarks.wording import counted
 from methods.base import InputError, did_you_mean, expand_path
@@ -70,42 +71,37 @@ def plan(
         bool,
         typer.Option("--check", help="Only say what is not done or not scored as it is; exit with 1 if any."),
     ] = False,
+    every: Annotated[bool, typer.Option("--all", help="List every run.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check the suite, and list every run: its state, why it would be executed, and what that will cost."""
-    from benchmarks import checks
-    from benchmarks.execution import forecast, monitor
-    from benchmarks.runs import expand
+    """Check the suite, and show by group which runs would be executed, why, and what that will cost."""
+    from benchmarks.execution import display, forecast, monitor
 
     values = parameters.load()
-    for notice in checks.check(values):
+    made, notices = _planned(values)
+    for notice in notices:
         say(f"notice: params.yaml: {notice}")
-    _check_reports(values)
-    _fetch_missing(values)
-    planned = list(expand(values))
-    runs = [entry for entry in planned if isinstance(entry, Run)]
     if why:
-        _explain(why, runs)
+        _explain(why, made.runs)
         return
-    made = plans.make(values.suite, planned)
     if check:
         _say_outdated(made)
         return
     if write:
         plans.write(results.RESULTS, made)
-    rows = monitor.rows(planned)
-    columns = ("run", "state", "reason")
+    rows = monitor.rows(made.entries)
     if as_json:
-        print(json.dumps([row.model_dump(include=set(columns)) for row in rows], indent=1))
+        print(json.dumps([row.model_dump(include={"run", "state", "reason"}) for row in rows], indent=1))
     else:
-        table = plain_table(columns, ((row.run, row.state, row.reason) for row in rows))
-        wide_console().print(table, Text(monitor.counts(rows)))
+        output = wide_console()
+        table = display.every_run if every else display.by_group
+        output.print(table(rows, output.width), Text(display.totals(rows)))
     pending = {row.run for row in rows if row.state in (State.MISSING, State.STALE, State.FAILED)}
     for group in made.groups:
         if integrity.is_scored(group) and pending.isdisjoint(run.name for run in group.runs):
             for problem in integrity.score_problems(group):
                 say(problem)
-    for sentence in forecast.sentences([run for run in runs if run.name in pending], values.executor):
+    for sentence in forecast.sentences([run for run in made.runs if run.name in pending], values.executor):
         say(sentence)
 
 
@@ -167,6 +163,24 @@ def pretrain(teacher: str) -> None:
     accuracy = procedural_teacher.pretrain(file)
     families = len(procedural_teacher.FAMILIES)
     say(f"{file}: accuracy {accuracy:.1%} on new images of its {families} classes.")
+
+
+def _planned(values: parameters.Params) -> Planned:
+    """The plan of these parameters: the stored one if nothing has changed, else a new one, after all checks."""
+    cache = PlanCache(values)
+    if stored := cache.read():
+        return stored
+    from benchmarks import checks
+
+    notices = checks.check(values)
+    _check_reports(values)
+    _fetch_missing(values)
+    from benchmarks.runs import expand
+
+    cache.observe()
+    planned = Planned(plans.make(values.suite, expand(values)), notices)
+    cache.write(planned)
+    return planned
 
 
 def _say_outdated(plan: plans.Plan) -> None:

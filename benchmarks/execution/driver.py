@@ -17,9 +17,10 @@ from benchmarks.execution.display import Display
 from benchmarks.execution.executors.base import Executor, LostRun
 from benchmarks.params import Executor as Settings
 from benchmarks.plan import Run
-from benchmarks.status import Busy, State, read_status
+from benchmarks.status import State, read_status
 from benchmarks.status_file import read_report, report_loss
 from benchmarks.storage import disk
+from benchmarks.storage.disk import Busy
 
 POLL_SECONDS = 0.5
 LOCK_SECONDS = 5  # in which a driver notices that the DVC that started it is gone
@@ -50,7 +51,7 @@ def launch(runs: Sequence[Run], settings: Settings, console: Console) -> None:
 
 def _launch(runs: Sequence[Run], executor: Executor, console: Console) -> None:
     queue, dvc = _Queue(runs, executor), _dvc_parent()
-    with Display(len(queue.waiting) + len(queue.at_work), console) as display:
+    with Display([*queue.waiting, *queue.at_work], console) as display:
         try:
             while queue.waiting or queue.at_work:
                 started_at = time.monotonic()

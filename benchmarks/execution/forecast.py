@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from statistics import mean
 from typing import NamedTuple
 
@@ -41,10 +42,9 @@ def sentences(pending: Sequence[Run], settings: Settings) -> list[str]:
     Raises:
         InputError: there is no such executor.
     """
-    kind = executors.load(settings.name)
     if not pending:
         return []
-    executor, total = kind(settings), forecast(pending)
+    executor, total = executors.load(settings.name)(settings), forecast(pending)
     unit = "GPU-hours" if executor.device.startswith("cuda") else "CPU hours"
     known = len([run for run in pending if run.group not in total.unknown])
     lines = []
@@ -61,6 +61,13 @@ def sentences(pending: Sequence[Run], settings: Settings) -> list[str]:
             f"{', '.join(total.unknown[:3])}{rest}; run one of each to get an estimate (`proctor run`)."
         )
     return [*lines, *filter(None, [executor.forecast(pending)])]
+
+
+@cache
+def mean_seconds(group: str) -> float | None:
+    """How long a run of a group took, by all its records; None if there is none. Read once."""
+    costs = _costs(group)
+    return mean(cost.seconds for cost in costs) if costs else None
 
 
 class _Cost(NamedTuple):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
-from benchmarks.metrics.resize import MaskRule, Size
+if TYPE_CHECKING:
+    from benchmarks.metrics.resize import MaskRule, Size
 
 Pro: TypeAlias = Literal["pooled", "per_image", "rescaled", "saturated"]
 

@@ -1,4 +1,4 @@
-"""Errors of the disk with their cure: a full disk, or a folder that cannot be written. A leaf."""
+"""What keeps a command from writing results: another command at work there, a full disk, no permission. A leaf."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ CURES = {
     errno.EPERM: "Change its owner or permissions",
     errno.EROFS: "Mount it writable",
 }
+
+
+class Busy(RuntimeError):
+    """Another driver is launching runs in this folder."""
 
 
 @contextmanager
