@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 from conftest import add_methods
@@ -16,6 +17,7 @@ from benchmarks.execution import worker
 from benchmarks.scoring import score
 from methods.base import InputError
 
+PROJECT = Path(__file__).parent.parent
 VALUES: dict[str, Any] = {
     "suite": "test", "methods": ["bright"], "datasets": ["toy"], "categories": {"toy": ["cog"]},
     "protocols": ["one_class"], "seeds": [0, 1], "pretrain": [], "conventions": ["default"],
@@ -131,3 +133,27 @@ def test_a_missing_archive_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"no folder .*nowhere: name an archive"):
         CliRunner().invoke(app, ["report", "--from", "nowhere"], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("folder", sorted((PROJECT / "results" / "archive").iterdir()), ids=lambda folder: folder.name)
+def test_the_archives_of_this_project_are_whole_and_their_reports_have_no_problem(folder: Path, tmp_path: Path) -> None:
+    assert archive.problems(folder, plan.read(folder)) == []
+    report("--from", str(folder), "--out", str(tmp_path / "built"), "--strict")
+
+
+def test_the_verdicts_in_the_readme_are_those_of_the_archive(tmp_path: Path) -> None:
+    report("--from", str(PROJECT / "results" / "archive" / "paper-fd-bottle"), "--out", str(tmp_path))
+    (path,) = (tmp_path / "tables").glob("reproduction-*-README-released-checkpoints.csv")
+    table = pd.read_csv(path, index_col="entry")
+    readme = (PROJECT / "README.md").read_text()
+    for metric in ("image AUROC", "pixel AUROC", "AUPRO"):
+        row = table.loc[f"fd, bottle, {metric}"]
+        (line,) = [line for line in readme.splitlines() if line.startswith(f"| {metric} |")]
+        published, measured, tolerance, verdict = line.strip("| ").split(" | ")[1:]
+        mean, std = measured.split(" ± ")
+        digits = len(mean.partition(".")[2])
+        assert float(published) == round(100 * float(row["published"]), len(published.partition(".")[2]))
+        assert float(mean) == round(100 * float(row["measured"]), digits)
+        assert float(std) == round(100 * float(row["measured: std"]), digits)
+        assert float(tolerance) == pytest.approx(100 * float(row["tolerance"]), abs=0.05)
+        assert verdict == row["verdict"]

@@ -24,10 +24,10 @@ def draw(data: pd.DataFrame) -> Figure:
             if name in grid:
                 axis.plot(range(len(grid)), grid[name], color=look.colour, marker=look.marker, linestyle=look.dash,
                           ms=5, lw=1.2, label=name)  # fmt: skip
-        ticks = [
-            f"{fill(str(name), 17)}\nτ = {grid.iloc[0].corr(row, method='kendall'):.2f}"
-            for name, row in grid.iterrows()
-        ]
+        ticks = [fill(str(name), 17) for name in grid.index]
+        if len(names) > 1:  # of one variant there is no order
+            taus = [grid.iloc[0].corr(row, method="kendall") for _, row in grid.iterrows()]
+            ticks = [f"{tick}\nτ = {tau:.2f}" for tick, tau in zip(ticks, taus, strict=True)]
         axis.set_xticks(range(len(grid)), ticks, fontsize=6.5)
         axis.set(title=titled(metric).title, xlim=(-0.3, len(grid) - 0.7), ylim=(len(names) + 0.4, 0.6))
         axis.yaxis.set_major_locator(MaxNLocator(integer=True))
