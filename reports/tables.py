@@ -172,11 +172,12 @@ def _unit(names: Iterable[str]) -> str:
 
 
 def _budget(records: Sequence[Record]) -> str:
-    """What was spent on training, e.g. "20 epochs, images of 256 px, bfloat16"."""
+    """What was spent on training, e.g. "20 epochs, images of 256 px, bfloat16", or "no epochs, …"."""
     budgets = set()
     for record in records:
         values = record.hyper_parameters
-        parts = [counted(values.get("epochs", len(record.history)), "epoch")]
+        epochs = values.get("epochs", len(record.history))
+        parts = [counted(epochs, "epoch") if epochs else "no epochs"]
         parts += [f"images of {values['image_size']} px"] if "image_size" in values else []
         budgets.add(", ".join([*parts, *filter(None, [record.compute.get("precision")])]))
     return " or ".join(sorted(budgets)) or "not recorded"

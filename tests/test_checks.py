@@ -78,7 +78,14 @@ def test_a_whole_even_suite_is_clean() -> None:
         (find(with_last(SCORES, value=-0.2)), "range", "-0.2, outside [0, 1]"),
         (find(SCORES[:-2], plan=factories.NO_PLAN), "missing", "fd has no score of cloth, which others have"),
         (find(records=last_record(teacher={"name": "other", "pretraining": "p"})), "mixed", "teachers differ"),
-        (find(records=last_record(hyper_parameters={"epochs": 9, "image_size": 64})), "mixed", "budgets differ"),
+        (
+            find(records=last_record(hyper_parameters={"epochs": 9, "image_size": 64})),
+            "mixed", "epochs differ (fd: 5 and 9; rd: 5)",
+        ),
+        (
+            find(records=last_record(hyper_parameters={"epochs": 5, "image_size": 32})),
+            "mixed", "image sizes differ (fd: 32 px and 64 px; rd: 64 px)",
+        ),
         (find(with_last(SCORES, convention="x")), "mixed", "(fd: folder label and x; rd: folder label)"),
         (
             find(numbers=pd.DataFrame([dict.fromkeys(published.COLUMNS, "") | {"paper": "P", "value": "0.9"}])),
@@ -93,6 +100,16 @@ def test_what_is_wrong_is_found_and_named(found: list[Finding], kind: str, said:
 
 def test_what_cannot_be_measured_is_no_collapse() -> None:
     assert find(with_last(SCORES, value=float("nan"))) == []
+
+
+def test_a_method_without_epochs_has_no_other_budget_but_may_have_another_image_size() -> None:
+    def of_fd(**values: int) -> list[Record]:
+        cells = [cell for cell in CELLS if cell[0] == "fd"]
+        return [*(r for r in RECORDS if r.variant == "rd"), *(record(*cell, hyper_parameters=values) for cell in cells)]
+
+    assert find(records=of_fd(image_size=64)) == []
+    (finding,) = find(records=of_fd(image_size=32))
+    assert "image sizes differ (fd: 32 px; rd: 64 px)" in finding.message
 
 
 def test_just_above_the_limit_is_no_collapse() -> None:

@@ -10,10 +10,13 @@ import methods
 from benchmarks.schema import SELECTIONS
 from benchmarks.sources import sources
 from methods.base import Context, InputError, Method, Prediction, Sample
-from methods.distillation import CRITERIA, Selection
+from methods.distillation import CRITERIA, Distillation, Selection
 
 METHODS = methods.names()
-SMALL: dict[str, Any] = {"teacher": "test_resnet.untrained", "image_size": 64, "epochs": 2, "batch_size": 4}
+TRAINED = [name for name in METHODS if issubclass(methods.load(name), Distillation)]  # by epochs
+SMALL: dict[str, Any] = {
+    "teacher": "test_resnet.untrained", "image_size": 64, "epochs": 2, "batch_size": 4, "channels": 16,
+}  # fmt: skip
 
 
 def samples(number: int, split: str = "train", size: int = 80) -> list[Sample]:
@@ -115,16 +118,24 @@ def test_a_teacher_may_be_any_network_with_maps_at_strides_4_8_and_16(name: str,
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_progress_is_reported_for_every_epoch_and_to_the_last_image(name: str) -> None:
+def test_progress_is_reported_to_the_end_of_the_fit_and_to_the_last_image(name: str) -> None:
+    reports = []
+    predictions(create(name), progress=reports.append)
+    fits = [report for report in reports if report.phase == "fit"]
+    assert fits[-1].done == fits[-1].total
+    assert reports[-1][:3] == ("predict", 3, 3)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_progress_is_reported_for_every_epoch(name: str) -> None:
     reports = []
     predictions(create(name), progress=reports.append)
     fits = [report for report in reports if report.phase == "fit"]
     assert [report.done for report in fits] == [1, 2]
     assert all(report.terms for report in fits)
-    assert reports[-1][:3] == ("predict", 3, 3)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", TRAINED)
 def test_the_record_holds_a_loss_for_every_epoch(name: str) -> None:
     method = create(name)
     predictions(method)
@@ -136,15 +147,29 @@ def test_the_record_holds_a_loss_for_every_epoch(name: str) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
+        ({"image_sise": 64}, "Did you mean 'image_size'"),
+        ({"image_size": 100}, "image_size=100"),
+        ({"image_size": "large"}, "image_size='large'"),
+    ],
+)
+def test_a_wrong_hyper_parameter_is_refused_before_any_fit(name: str, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        methods.create(name, **values)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
         ({"batch_sise": 4}, "Did you mean 'batch_size'"),
         ({"batch_size": 0}, "batch_size=0"),
-        ({"batch_size": "many"}, "batch_size='many'"),
-        ({"image_size": 100}, "image_size=100"),
         ({"selection": "best"}, "selection='best'"),
         ({"learning_rate": -1.0}, "learning_rate=-1.0"),
     ],
 )
-def test_a_wrong_hyper_parameter_is_refused_before_training(name: str, values: dict[str, Any], message: str) -> None:
+def test_a_wrong_hyper_parameter_of_the_training_is_refused_before_it(
+    name: str, values: dict[str, Any], message: str
+) -> None:
     with pytest.raises(InputError, match=message):
         methods.create(name, **values)
 
@@ -179,9 +204,10 @@ def test_the_error_for_an_unknown_method_suggests_the_nearest_name() -> None:
         methods.load("rdd")
 
 
-def test_no_training_image_is_refused() -> None:
+@pytest.mark.parametrize("name", METHODS)
+def test_no_training_image_is_refused(name: str) -> None:
     with pytest.raises(InputError, match="no training image"):
-        create("rd").fit([], [], Context())
+        create(name).fit([], [], Context())
 
 
 def test_samples_cannot_be_relabelled() -> None:

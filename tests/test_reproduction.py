@@ -111,6 +111,14 @@ def test_what_a_source_does_not_state_does_not_count_as_different() -> None:
     assert verdict_of(unstated, measured).word == "reproduced"
 
 
+def test_a_method_without_epochs_compares_with_a_number_without_epochs_and_with_no_other() -> None:
+    without = record(hyper_parameters={"image_size": 256})
+    assert verdict_of({"epochs": ""}, rows([0.970, 0.9702]), without).word == "reproduced"
+    assert verdict_of({}, rows([0.970, 0.9702]), without).note == (
+        "budget: no epochs, 256 px instead of 200 epochs, 256 px"
+    )
+
+
 def test_the_words_of_a_difference_name_what_the_source_states_and_no_more() -> None:
     unstated = {"epochs": "", "image_size": ""}
     assert verdict_of(unstated, rows([0.97, 0.971])).note == (

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_methods import create, samples
+from test_methods import TRAINED, create, samples
 
-import methods
 from methods.base import Context
 from methods.components import train_loop
 
@@ -77,7 +76,7 @@ class Stopped(Exception):
     pass
 
 
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("name", TRAINED)
 def test_a_method_stopped_after_any_step_goes_on_from_there_and_predicts_the_same_bits(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

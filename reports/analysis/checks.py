@@ -219,10 +219,11 @@ def mixed(records: Sequence[Record]) -> Iterator[Finding]:
     for key in sorted({(record.dataset, record.protocol) for record in records}):
         place = dict(zip(("dataset", "protocol"), key, strict=True))
         here = [record for record in records if (record.dataset, record.protocol) == key]
-        for what, value in (("teachers", _teacher), ("budgets", _budget)):
+        for what, value in (("teachers", _teacher), ("epochs", _epochs), ("image sizes", _image_size)):
             values: dict[str, set[str]] = {}
             for record in here:
-                values.setdefault(record.variant, set()).add(value(record))
+                if (stated := value(record)) is not None:
+                    values.setdefault(record.variant, set()).add(stated)
             if differing := _differing(values):
                 cure = "share one under `hyper_parameters`, or allow it with a reason"
                 yield Finding("mixed", f"{' '.join(key)}: {what} differ ({differing}): {cure}.", place)
@@ -270,9 +271,15 @@ def _teacher(record: Record) -> str:
     return f"{teacher.name} {teacher.sha256[:8]}".strip() if teacher else "none"
 
 
-def _budget(record: Record) -> str:
-    values = record.hyper_parameters
-    return f"{values.get('epochs', '?')} epochs, {values.get('image_size', '?')} px"
+def _epochs(record: Record) -> str | None:
+    """None of a method that does not train by epochs: it shares no budget with others that it could differ in."""
+    epochs = record.hyper_parameters.get("epochs")
+    return None if epochs is None else str(epochs)
+
+
+def _image_size(record: Record) -> str | None:
+    size = record.hyper_parameters.get("image_size")
+    return None if size is None else f"{size} px"
 
 
 def _place(of: object) -> dict[str, str]:

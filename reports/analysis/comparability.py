@@ -12,12 +12,14 @@ from benchmarks.records import Record
 from reports.vocabulary import GROUP, MEAN, is_image_metric
 
 NOT_STATED = "not stated"  # in `convention`
+NO_EPOCHS = "no"  # of a method that does not train by epochs
 NEEDS_CONVENTION = ("aupro", "spro")  # identical maps score up to 0.2 apart under two conventions
 RULE = (
     "Not comparable: the best-matching runs differ from the source in protocol, convention, selection, teacher, budget "
     "(epochs, image size) or data (official categories and numbers of images). What a source does not state does not "
-    "count as different, except that a number without its epochs, and AUPRO without its convention, are not "
-    "comparable. Of image metrics, a source that labels images by their resized masks is noted, not called different."
+    "count as different, except that a number without its epochs, of a method that has any, and AUPRO without its "
+    "convention, are not comparable. Of image metrics, a source that labels images by their resized masks is noted, "
+    "not called different."
 )
 
 
@@ -44,7 +46,8 @@ def differences(number: Mapping[Any, Any], measured: Mapping[Any, Any], how: Set
     run = tuple(measured[name] for name in GROUP)
     teacher = measured["teacher"].split(" (")[0]
     ours = {name: how.budgets.get(run, {}).get(name, "unknown") for name in ("epochs", "image_size")}
-    stated = {"epochs": number["epochs"] or "an unstated number of"}
+    unstated = NO_EPOCHS if ours["epochs"] == NO_EPOCHS else "an unstated number of"
+    stated = {"epochs": number["epochs"] or unstated}
     stated |= {"image_size": number["image_size"]} if number["image_size"] else {}
     theirs = {name: number[name] or measured[name] for name in ("protocol", "selection")}
     agreement = {
@@ -80,8 +83,8 @@ def _budgets(records: Sequence[Record]) -> dict[tuple[str, ...], dict[str, str]]
     budgets: dict[tuple[str, ...], dict[str, set[str]]] = {}
     for record in records:
         of_group = budgets.setdefault(record.group_key, {})
-        for name in ("epochs", "image_size"):
-            of_group.setdefault(name, set()).add(str(record.hyper_parameters.get(name, "unknown")))
+        for name, default in (("epochs", NO_EPOCHS), ("image_size", "unknown")):
+            of_group.setdefault(name, set()).add(str(record.hyper_parameters.get(name, default)))
     return {group: {name: " or ".join(sorted(values)) for name, values in of.items()} for group, of in budgets.items()}
 
 
