@@ -38,7 +38,8 @@ KNOWN: dict[str, Iterable[str]] = {  # valid names, even where no result has the
 }
 DASH = "\N{EN DASH}"
 PRINTED = {  # names of files, as papers write them
-    "rd": "RD", "fd": "FD", "snl": "SNL", "snl_fd": "SNL-FD", "aand": "AAND", "dskd": "DSKD", "mvtec_ad": "MVTec AD",
+    "rd": "RD", "fd": "FD", "snl": "SNL", "snl_fd": "SNL-FD", "aand": "AAND", "dskd": "DSKD", "padim": "PaDiM",
+    "mvtec_ad": "MVTec AD",
     "mvtec_ad_2": "MVTec AD 2", "visa": "VisA", "mvtec_loco": "MVTec LOCO", "mvtec_3d_rgb": "MVTec 3D-AD (RGB)",
     "one_class": "one-class", "multi_class": "multi-class",
 }  # fmt: skip
