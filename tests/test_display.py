@@ -14,7 +14,7 @@ from rich.console import Console
 
 from benchmarks import plan as plans
 from benchmarks import results, status_file
-from benchmarks.execution import display, monitor
+from benchmarks.execution import display, forecast, monitor
 from benchmarks.execution.display import Display
 from benchmarks.execution.monitor import Row
 from benchmarks.plan import Run
@@ -29,6 +29,12 @@ CHATTER = "submitit INFO (2026-11-26 18:31:21,162) - Loading pickle: /a/path/1_s
 def planned(variant: str, seed: int, **names: Any) -> Run:
     record: Record = factories.record(variant=variant, dataset="mvtec_ad", split="bottle", seed=seed, **names)
     return factories.run(record, fingerprint_parts={"run": f"{variant}{seed}{names}"})
+
+
+@pytest.fixture(autouse=True)
+def no_records(results_folder: Path) -> None:
+    """No run has been timed, whatever lies in the project's own results folder."""
+    forecast.mean_seconds.cache_clear()
 
 
 @pytest.fixture

@@ -243,7 +243,7 @@ def test_a_new_executor_is_one_file(
 
 def test_an_unknown_executor_is_refused_with_the_known_ones(expand: Callable[..., list[Run]]) -> None:
     with pytest.raises(InputError, match=r"There is no executor 'slrm'\. Did you mean 'slurm'"):
-        forecast.sentences([], Executor(name="slrm"))
+        forecast.sentences(expand(), Executor(name="slrm"))
     with pytest.raises(InputError, match=r"Known: local, slurm\."):
         driver.launch(expand(), Executor(name="kubernetes"), Console(quiet=True))
 

@@ -94,4 +94,4 @@ def test_the_best_epoch_is_the_lowest() -> None:
     ])  # fmt: skip
     (axis,) = figures.draw("trajectory", course).axes
     (label,) = [entry.get_text() for entry in axis.get_legend().get_texts()]
-    assert label == "rd: last 4.0, best 3.0"
+    assert label == "RD: last 4.0, best 3.0"

@@ -273,14 +273,14 @@ def test_training_is_told_by_epoch_and_term_and_the_best_epoch_on_the_test_image
     assert course[["epoch", "value"]].values.tolist() == [[2, 0.7], [4, 0.9]]
     (axis,) = draw("trajectory", course.assign(value=[0.9, 0.7])).axes
     (label,) = [text.get_text() for text in axis.get_legend().get_texts()]
-    assert label == "rd: last 70.0, best 90.0"
+    assert label == "RD: last 70.0, best 90.0"
 
 
-def test_every_figure_exists_as_png_and_pdf(report: Path) -> None:
-    names = {path.name.split("-")[0] for path in (report / "figures").glob("*.png")}
+def test_every_figure_exists_as_svg_and_pdf(report: Path) -> None:
+    names = {path.name.split("-")[0] for path in (report / "figures").glob("*.svg")}
     of_cells = {"bars", "heat_map", "protocol_gap", "critical_difference", "seeds", "costs"}
     assert names == of_cells | {"histograms", "roc", "pro", "spro", "qualitative", "losses", "trajectory"}
-    assert all(path.with_suffix(".pdf").exists() for path in (report / "figures").glob("*.png"))
+    assert all(path.with_suffix(".pdf").exists() for path in (report / "figures").glob("*.svg"))
 
 
 def test_the_page_shows_what_was_built_and_each_problem_once(report: Path) -> None:
