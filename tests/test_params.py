@@ -228,9 +228,9 @@ def test_every_option_is_explained_to_users(model: type) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"methods": ["rdd"]}, "rdd: there is no method or variant 'rdd'. Did you mean 'rd'?"),
+        ({"methods": ["rdd"]}, "there is no method or variant 'rdd'. Did you mean 'rd'?"),
         ({"methods": ["rd_pixl"]}, "Did you mean 'rd_pixel'?"),
-        ({"variants": {"rd_pixel": {"method": "dr"}}}, "rd_pixel: There is no method 'dr'."),
+        ({"variants": {"rd_pixel": {"method": "dr"}}}, "rd_pixel: there is no method 'dr'."),
         ({"variants": {"rd_pixel": {"method": "rd", "los": "pixel"}}}, "rd_pixel: Method 'rd' has no hyper-parameter"),
         (
             {"variants": {"rd": {"method": "fd"}}, "methods": ["rd"]},
