@@ -81,7 +81,7 @@ def test_the_ranking_is_told_under_each_convention() -> None:
     assert said["rd", "pooled"] == "90.0 (1)" and said["rd", "rescaled"] == "91.0 (2)"
     (axis,) = draw("conventions", found).axes
     ranks = {line.get_label(): list(line.get_ydata()) for line in axis.get_lines()}
-    assert ranks == {"rd": [1, 2], "fd": [2, 1]}
+    assert ranks == {"RD": [1, 2], "FD": [2, 1]}
 
 
 def test_a_metric_with_one_convention_is_not_listed() -> None:
