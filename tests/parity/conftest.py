@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import official
 import pytest
 import timm
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from benchmarks.datasets.mvtec_ad import MVTecAD
 from benchmarks.datasets.toy import Toy
 from methods.base import Sample
+from parity import official
 
 HEADERS = ("code", "compared", "official", "Proctor", "largest difference", "tolerance")
 Value = Any  # a number, an array, a tensor, or a sequence or mapping of them

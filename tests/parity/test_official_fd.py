@@ -7,7 +7,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import official
 import pytest
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from benchmarks.metrics.resize import fit_masks
 from methods.base import Context, Sample
 from methods.components import feature_cache, teachers, train_loop
 from methods.fd import FD
+from parity import official
 
 CODE = "STFPM"
 SIZE = 256  # the official maps have 64 pixels, a quarter of this

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import official
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -20,6 +19,7 @@ from benchmarks.metrics.resize import fit_masks
 from methods.base import Context, Sample
 from methods.components import feature_cache, teachers, train_loop
 from methods.rd import RD
+from parity import official
 
 CODE = "RD4AD"
 SIZE = 64
