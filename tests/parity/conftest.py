@@ -55,7 +55,7 @@ def _tensors(value: Value) -> list[Tensor]:
         return [tensor for key in sorted(value) for tensor in _tensors(value[key])]
     if isinstance(value, Sequence) and not all(isinstance(part, int | float) for part in value):
         return [tensor for part in value for tensor in _tensors(part)]
-    return [torch.as_tensor(value).detach().double()]
+    return [torch.as_tensor(value, dtype=torch.float64).detach()]
 
 
 def _difference(theirs: Tensor, ours: Tensor) -> float:
