@@ -61,7 +61,7 @@ ALLOWED: dict[str, set[str]] = {
     "benchmarks.execution": {*BELOW_SCORING, "benchmarks.scoring"},
     "benchmarks.submissions": {*BELOW_SCORING, "benchmarks.scoring"},
     "benchmarks.cli": {"methods", "benchmarks", "reports"},
-    "reports": {"methods.base", "methods.components.atomic", *LEAVES, *STORED},
+    "reports": {"methods.base", "methods.components.atomic", "benchmarks.sources", *LEAVES, *STORED},
 }
 
 

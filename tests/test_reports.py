@@ -14,10 +14,11 @@ import pandas as pd
 import pytest
 
 from benchmarks import plan as plans
+from benchmarks import sources as code
 from benchmarks.records import Record, sealed
 from reports import aggregate, figures, specs, vocabulary
 from reports.build import build, read, sources
-from reports.figures import draw
+from reports.figures import _cache, draw
 from reports.load import training
 
 SHORT = {
@@ -322,6 +323,18 @@ def test_a_figure_is_drawn_again_only_if_its_rows_changed(tmp_path: Path, monkey
                            for c in CATEGORIES for s in (0, 1)])  # fmt: skip
     build(results, tmp_path / "build", folder, cache=tmp_path / "cache")
     assert drawn == ["bars", "bars"]
+
+
+def test_a_figure_is_drawn_again_if_code_that_it_imports_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = pd.DataFrame({"value": [1.0]})
+    before = _cache.digest("bars", rows)
+    titles = "benchmarks.metrics.registry"  # a figure prints them
+    assert titles in code.sources("reports.figures.bars")
+    edited = {**code.sources("reports.figures.bars"), titles: "edited"}
+    monkeypatch.setattr(_cache, "sources", lambda module: edited if module == "reports.figures.bars" else {})
+    _cache._code.cache_clear()
+    assert _cache.digest("bars", rows) != before
+    _cache._code.cache_clear()
 
 
 def test_no_results_still_give_a_page_that_says_so(tmp_path: Path) -> None:

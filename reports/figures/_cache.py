@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import asdict
 from functools import cache as once
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import pandas as pd
 
+from benchmarks.sources import sources
+from methods.components.atomic import replacing
 from reports import figures
 from reports.aggregate import Cell
 
-CODE = Path(__file__).parent.parent
+LIBRARIES = ("matplotlib", "seaborn", "numpy", "pandas", "scipy")
 
 
 def saved(name: str, data: pd.DataFrame, stem: Path, cache: Path | None) -> list[Path]:
@@ -33,10 +34,8 @@ def saved(name: str, data: pd.DataFrame, stem: Path, cache: Path | None) -> list
         return figures.save(figures.draw(name, data), stem)
     kept = cache / digest(name, data)
     if not kept.is_dir():
-        partial = kept.with_name(f"{kept.name}.{os.getpid()}")  # of this process alone
-        figures.save(figures.draw(name, data), partial / "figure")
-        shutil.rmtree(kept, ignore_errors=True)
-        partial.rename(kept)  # whole or not at all
+        with replacing(kept) as partial:
+            figures.save(figures.draw(name, data), partial / "figure")
     stem.parent.mkdir(parents=True, exist_ok=True)
     return [Path(shutil.copyfile(kept / f"figure{s}", stem.with_name(stem.name + s))) for s in figures.SUFFIXES]
 
@@ -44,16 +43,14 @@ def saved(name: str, data: pd.DataFrame, stem: Path, cache: Path | None) -> list
 def digest(name: str, data: pd.DataFrame) -> str:
     """Changes with the rows, with the files that they name, and with the code that draws."""
     rows = json.dumps(data.to_dict("records"), default=_plain, sort_keys=True)
-    return hashlib.sha256(f"{name} {_code()} {rows}".encode()).hexdigest()[:32]
+    return hashlib.sha256(f"{name} {_code(name)} {rows}".encode()).hexdigest()[:32]
 
 
 @once
-def _code() -> str:
-    """The figures' modules, and those whose words and numbers they print."""
-    files = [*sorted((CODE / "figures").glob("*.py")), CODE / "vocabulary.py", CODE / "aggregate.py"]
-    return hashlib.sha256(
-        b"".join([matplotlib.__version__.encode(), *(file.read_bytes() for file in files)])
-    ).hexdigest()
+def _code(name: str) -> str:
+    """The figure's module with all that it imports of ours, the file format, and the versions of the libraries."""
+    modules = {module: sources(module) for module in (f"reports.figures.{name}", "reports.figures")}
+    return json.dumps([modules, {library: version(library) for library in LIBRARIES}], sort_keys=True)
 
 
 def _plain(value: Any) -> Any:
