@@ -101,7 +101,7 @@ def test_a_file_of_an_archive_that_is_changed_or_missing_is_named(
     edit(kept / name)
     problems = "\n".join(archive.problems(kept, plan.read(kept)))
     assert Path(name).name in problems and "restore it from where the archive comes from" in problems
-    report("--from", str(kept), "--strict", code=1)
+    report("--from", str(kept), "--out", "from_archive", "--strict", code=1)
 
 
 def test_an_existing_folder_is_not_overwritten(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,6 +127,11 @@ def test_a_suite_that_was_edited_since_it_was_planned_is_not_archived(
     Path("params.yaml").touch()
     with pytest.raises(InputError, match=r"params\.yaml was changed after it was planned"):
         archive.write(Path("new"), plan.read(results.RESULTS))
+
+
+def test_the_report_of_an_archive_does_not_replace_that_of_the_project(kept: Path) -> None:
+    with pytest.raises(InputError, match="Name a folder with --out"):
+        CliRunner().invoke(app, ["report", "--from", str(kept)], catch_exceptions=False)
 
 
 def test_a_missing_archive_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

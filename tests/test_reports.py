@@ -325,6 +325,16 @@ def test_a_figure_is_drawn_again_only_if_its_rows_changed(tmp_path: Path, monkey
     assert drawn == ["bars", "bars"]
 
 
+def test_figures_are_drawn_where_their_cache_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("no folder")
+    folder = tmp_path / "specs"
+    folder.mkdir()
+    (folder / "bars.yaml").write_bytes((specs.FOLDER / "bars.yaml").read_bytes())
+    page = build(write_results(tmp_path / "results"), tmp_path / "build", folder, cache=tmp_path / "cache")
+    assert (page.parent / "figures" / "bars-toy.svg").exists()
+    assert "bars" not in problems(page.parent)
+
+
 def test_a_figure_is_drawn_again_if_code_that_it_imports_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = pd.DataFrame({"value": [1.0]})
     before = _cache.digest("bars", rows)

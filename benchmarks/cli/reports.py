@@ -18,6 +18,7 @@ from benchmarks.wording import counted
 from methods.base import InputError
 
 BOARD = Path("leaderboard")
+BUILD = Path("reports") / "build"
 
 
 @app.command(rich_help_panel=RESULTS)
@@ -33,9 +34,12 @@ def report(
         ),
     ] = None,
     source: Annotated[
-        Path | None, typer.Option("--from", help="An archive, as `proctor archive` writes it; default: results/.")
+        Path | None,
+        typer.Option("--from", help="An archive, as `proctor archive` writes it, with --out; default: results/."),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the report.")] = Path("reports") / "build",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for the report; default: reports/build.")
+    ] = None,
 ) -> None:
     """Build the tables, figures and the page from what is scored, and check them."""
     from reports import build
@@ -45,6 +49,8 @@ def report(
     if not folder.is_dir():
         cure = "name an archive" if source else "run proctor in the project's folder"
         raise InputError(f"There is no folder {folder.absolute()}: {cure}.")
+    if source and not out:
+        raise InputError("Name a folder with --out: reports/build is for the results of this project.")
     suite = source / parameters.PATH.name if source else parameters.PATH
     of_suite = parameters.load(suite).allow if suite.exists() else {}
     reasons = of_suite | dict(entry.partition("=")[::2] for entry in allow or ())
@@ -61,7 +67,7 @@ def report(
         problems = []
         say(f"notice: {error} Until then the report shows all that is stored.")
     drawn = Path(platformdirs.user_cache_dir("proctor")) / "figures"
-    page = build.build(folder, out, allow=reasons, problems=problems, cache=drawn)
+    page = build.build(folder, out or BUILD, allow=reasons, problems=problems, cache=drawn)
     say(f"The report is at {page}.")
     if strict and problems:
         say(
@@ -76,7 +82,7 @@ def archive(out: Annotated[Path, typer.Argument(help="A new folder.")]) -> None:
     """Copy what the suite's tables rest on, without arrays and images: small enough for git; see `report --from`."""
     count = archives.write(out, plans.read(results.RESULTS))
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    say(f"{out}: {counted(count, 'run')}, {size / 2**20:.1f} MiB. `proctor report --from {out}` builds the report.")
+    say(f"{out}: {counted(count, 'run')}, {size / 2**20:.1f} MiB. `proctor report --from {out} --out REPORT` reports it.")
 
 
 @app.command(rich_help_panel=SUBMISSIONS)

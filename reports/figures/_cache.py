@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from contextlib import suppress
 from dataclasses import asdict
 from functools import cache as once
 from importlib.metadata import version
@@ -28,16 +29,19 @@ def saved(name: str, data: pd.DataFrame, stem: Path, cache: Path | None) -> list
         name: of the figure.
         data: what it is drawn of.
         stem: the path of its files without suffix.
-        cache: a folder that can be deleted at any time; None: always draw.
+        cache: a folder that can be deleted at any time; where it cannot be written, and with None, the figure is drawn.
     """
-    if not cache:
-        return figures.save(figures.draw(name, data), stem)
-    kept = cache / digest(name, data)
-    if not kept.is_dir():
-        with replacing(kept) as partial:
-            figures.save(figures.draw(name, data), partial / "figure")
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    return [Path(shutil.copyfile(kept / f"figure{s}", stem.with_name(stem.name + s))) for s in figures.SUFFIXES]
+    kept = cache / digest(name, data) if cache else None
+    if kept and kept.is_dir():
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        return [Path(shutil.copyfile(kept / f"figure{s}", stem.with_name(stem.name + s))) for s in figures.SUFFIXES]
+    paths = figures.save(figures.draw(name, data), stem)
+    if kept:
+        with suppress(OSError), replacing(kept) as partial:  # without a cache only time is lost
+            partial.mkdir()
+            for path in paths:
+                shutil.copyfile(path, partial / f"figure{path.suffix}")
+    return paths
 
 
 def digest(name: str, data: pd.DataFrame) -> str:
