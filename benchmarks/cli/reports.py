@@ -82,7 +82,7 @@ def archive(out: Annotated[Path, typer.Argument(help="A new folder.")]) -> None:
     """Copy what the suite's tables rest on, without arrays and images: small enough for git; see `report --from`."""
     count = archives.write(out, plans.read(results.RESULTS))
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    say(f"{out}: {counted(count, 'run')}, {size / 2**20:.1f} MiB. `proctor report --from {out} --out REPORT` reports it.")
+    say(f"{out}: {counted(count, 'run')}, {size / 2**20:.1f} MiB. `proctor report --from {out} --out …` reports it.")
 
 
 @app.command(rich_help_panel=SUBMISSIONS)
