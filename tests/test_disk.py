@@ -91,6 +91,11 @@ def test_a_full_disk_stops_the_driver_with_the_free_space_and_room_cures_it(run:
     assert status.read_status(run).state is State.DONE
 
 
+def test_a_short_write_of_numpy_is_a_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"No space left on device .*Free some space"), disk.explained(tmp_path):
+        raise OSError("49152 requested and 45024 written")  # it has no number
+
+
 def test_a_disk_that_fills_during_a_run_fails_it_with_the_reason_and_room_cures_it(
     run: Run, small_disk: SmallDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,8 +30,8 @@ LAYERS = {f"model.{ours}.": f"model.{theirs}." for theirs, ours in
           {0: "conv1", 1: "bn1", 4: "layer1", 5: "layer2", 6: "layer3"}.items()}  # fmt: skip
 UNUSED = "model.7."
 FLOAT32 = 1e-5  # sums in another order, and 2 - 2 cos in place of the squared distance of unit vectors
-FLOAT64 = 1e-9  # with a learning rate of 0.4, ten steps multiply rounding by about 10^5,
-TRAINED = 2e-2  # and so they do in float32
+FLOAT64 = 1e-9  # to which rounding grows in ten steps of the official code itself, with its learning rate of 0.4,
+TRAINED = 2e-2  # and as it grows in float32
 
 pytestmark = pytest.mark.parity
 
