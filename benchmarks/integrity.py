@@ -11,6 +11,9 @@ from benchmarks.records import Record
 from benchmarks.storage import score_files
 from methods.base import InputError
 
+# A run whose numbers are sound is not stale.
+MODEL_CURE = "`dvc checkout` restores it; or remove the folder of its run, which `dvc repro` then runs again"
+
 
 def problems(plan: Plan, full: bool = False) -> list[str]:
     """A sentence for each stored file that is not what was written, with its cure; empty if all are.
@@ -18,7 +21,8 @@ def problems(plan: Plan, full: bool = False) -> list[str]:
     Runs and groups that are missing are no problem of integrity: `proctor plan` lists them.
 
     Args:
-        full: compute every digest, even where size and modification time of a file are as they were.
+        full: compute every digest, even where size and modification time of a file are as they were, and look at
+            models, on which no score rests.
     """
     return [problem for group in plan.groups for problem in _group_problems(group, full)]
 
@@ -76,5 +80,11 @@ def _group_problems(group: Group, full: bool) -> Iterator[str]:
                 results.check(folder, full)
             except ValueError as error:
                 yield f"{error}: `dvc repro` runs {run.name} again."
+                continue
+            try:
+                if full:
+                    results.check_model(folder, full)
+            except ValueError as error:
+                yield f"{error}: {MODEL_CURE}."
     if is_scored(group):
         yield from score_files.problems(results.RESULTS, group.name, _digests(_records(group.runs)), full)

@@ -51,6 +51,7 @@ class Run(BaseModel, frozen=True, extra="forbid"):
     evaluate_every: int
     fingerprint_parts: dict[str, str]
     interference: dict[str, Any] | None = None  # settings of the probes; None: none are made
+    keep_model: bool = True  # whether the fitted method is stored beside its predictions; decides no number
 
     @property
     def group(self) -> str:

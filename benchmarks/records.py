@@ -51,6 +51,13 @@ class Images(_Model):
     maps: Array | None = None
 
 
+class ModelFile(_Model):
+    """What the fitted method's file beside the record must be."""
+
+    bytes: int
+    digest: str  # BLAKE2b of the file, 32 hex digits
+
+
 class Data(_Model):
     revision: str = ""
     train: int | None = None  # numbers of images
@@ -111,6 +118,7 @@ class Record(BaseModel):
     interference: dict[str, Images] = {}  # probes
     private: dict[str, Images] = {}  # test images whose truth only a server knows
     validation_pixels: dict[str, dict[str, float]] = {}  # category -> images, mean, std
+    model: ModelFile | None = None  # None: it was not kept, or the method cannot be stored
 
     model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True)
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import records
 from benchmarks.plan import Run
-from benchmarks.records import Array, Images, Record
+from benchmarks.records import Array, Images, ModelFile, Record
 from benchmarks.schema import SCHEMA
+from benchmarks.storage import model_files
 from benchmarks.storage.digests import file_digest
 from methods.components.atomic import replacing
 
@@ -71,6 +72,7 @@ def save(
     predictions: Mapping[str, Predictions],
     record: Mapping[str, Any],
     parts: Mapping[str, Mapping[str, Predictions]] | None = None,
+    write_model: Callable[[Path], None] | None = None,
 ) -> None:
     """Store a finished run in its scratch folder, the record last.
 
@@ -78,6 +80,7 @@ def save(
         predictions: of the test images, by category.
         record: what else `record.json` must say; see `benchmarks/records.py`.
         parts: of other images, by the name of their folder and of their entry in the record: `interference`, `private`.
+        write_model: writes the fitted method to a path; None: it is not kept.
 
     Raises:
         OSError: the disk is full, or cannot be written for another reason.
@@ -89,11 +92,15 @@ def save(
         shutil.rmtree(left, ignore_errors=True)
     with replacing(target) as partial:
         arrays.write(partial, predictions)
-        listed = {"categories": _listed(partial, predictions)}
+        listed: dict[str, Any] = {"categories": _listed(partial, predictions)}
         for name, part in (parts or {}).items():
             if part:
                 arrays.write(partial / name, part)
                 listed[name] = _listed(partial / name, part)
+        if write_model:
+            file = partial / model_files.NAME
+            write_model(file)
+            listed["model"] = ModelFile(bytes=file.stat().st_size, digest=file_digest(file)).model_dump()
         about = {k: getattr(run, k) for k in ("variant", "method", "dataset", "protocol", "split", "seed")}
         fingerprints = {"fingerprint": run.fingerprint, "fingerprint_parts": run.fingerprint_parts}
         content = {"schema": SCHEMA, **about, **fingerprints, **listed, **record}
@@ -156,6 +163,29 @@ def check(folder: Path, full: bool = False) -> Record:
     for name in PARTS:
         _read(folder / name, getattr(record, name), full)
     return record
+
+
+def check_model(folder: Path, full: bool = False) -> Path | None:
+    """The file of a stored run's fitted method, once it is known to be what was written; None if none was kept.
+
+    The numbers of a run do not rest on it: `load` and `check` do not look at it.
+
+    Args:
+        full: as in `check`.
+
+    Raises:
+        ValueError: as `load`.
+    """
+    path, expected = folder / model_files.NAME, records.read(folder / "record.json").model
+    if expected is None:
+        return None
+    try:
+        digest = file_digest(path, full)
+    except OSError as error:
+        raise ValueError(f"{path} is missing or cannot be read ({error.strerror})") from None
+    if digest != expected.digest:
+        raise ValueError(f"{path} was changed after it was written: its digest is not the one in the record")
+    return path
 
 
 def _read(folder: Path, listed: Mapping[str, Images], full: bool = False) -> dict[str, Predictions]:

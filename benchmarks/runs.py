@@ -142,4 +142,5 @@ def _settings(variant: ReadyVariant, params: Params) -> dict[str, Any]:
         "compute": params.compute.model_dump(),
         "evaluate_every": params.evaluate_every,
         "interference": params.interference.model_dump() if params.interference else None,
+        "keep_model": params.keep_models,
     }

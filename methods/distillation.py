@@ -99,6 +99,10 @@ class Distillation(Method):
         """
         return teacher
 
+    def load_target(self, teacher: Teacher, state: Mapping[str, Tensor], context: Context) -> feature_cache.Network:
+        """What `build_target` returned when this `state` was learned."""
+        return teacher
+
     def calibrate(self, outputs: Iterable[Outputs]) -> None:
         """Learn from outputs on normal images how `anomaly_map` scales; without outputs, reset it."""
 
@@ -199,6 +203,22 @@ class Distillation(Method):
             for anomaly_map in self.anomaly_map(*outputs).cpu():  # (s, s)
                 yield Prediction(anomaly_map.max().item(), anomaly_map)
 
+    def state(self) -> dict[str, Tensor]:
+        return {f"student.{name}": value for name, value in self.student_.state_dict().items()}
+
+    def load_state(self, state: Mapping[str, Tensor], context: Context) -> Self:
+        teacher = self._load_teacher(context)
+        self.target_ = self.load_target(teacher, state, context)
+        self._create_student(teacher, context)
+        self.student_.load_state_dict(part(state, "student."))
+        return self
+
+    def network(self) -> nn.Module:
+        return _Network(self).eval()
+
+    def held_out(self, train: Sequence[Sample], validation: Sequence[Sample]) -> list[Sample]:
+        return [train[index] for index in self._hold_out(len(train), bool(validation))[1]]
+
     def _hold_out(self, images: int, validation: bool) -> tuple[list[int], list[int]]:
         """Indices to train on, and to select with: none if not needed or if there is a validation split."""
         if self.selection != "validation" or validation:
@@ -257,6 +277,31 @@ class _Data:
         size = self.context.predict_batch
         for start in range(0, len(indices), size):
             yield self.outputs(indices[start : start + size], self.method.student_)
+
+
+class _Network(nn.Module):
+    """Target, student and anomaly map as one network, in float32; see `Method.network`."""
+
+    def __init__(self, method: Distillation) -> None:
+        super().__init__()
+        self.method, self.target, self.student = method, method.target_, method.student_
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        normalised = self.target.normalise(255 * images)
+        features = self.target(normalised)
+        output = self.student(normalised if self.method.student_input == "images" else features)
+        maps = self.method.anomaly_map(features, output)  # (B, s, s)
+        return maps.amax((1, 2)), maps
+
+
+def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The entries of a state whose names begin with `prefix`, without it.
+
+    >>> part({"student.weight": torch.ones(1), "lambda": torch.ones(1)}, "student.")
+    {'weight': tensor([1.])}
+    """
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def _digest(parts: list[Any]) -> str:

@@ -133,7 +133,8 @@ COMMANDS = {
 # Imported by them, and free to change: what reads and checks what is stored, and what a run's fingerprint covers.
 NOT_DEPENDENCIES = {
     *STORED, *RESULTS, "benchmarks", "benchmarks.metrics", "benchmarks.storage", "benchmarks.storage.arrays",
-    "benchmarks.storage.digests", "benchmarks.storage.disk", "benchmarks.storage.score_files", "benchmarks.schema",
+    "benchmarks.storage.digests", "benchmarks.storage.disk", "benchmarks.storage.model_files",
+    "benchmarks.storage.score_files", "benchmarks.schema",
     "methods", "methods.base", "methods.components", "methods.components.atomic", "benchmarks.params", "reports",
 }  # fmt: skip
 

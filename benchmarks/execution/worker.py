@@ -11,8 +11,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,12 @@ import torch
 from benchmarks import datasets, fingerprint, protocols, results, status
 from benchmarks.datasets.base import Dataset
 from benchmarks.execution import loggers
-from benchmarks.execution.fit_predict import ProbeImages, fit_and_predict
+from benchmarks.execution.fit_predict import Model, ProbeImages, fit_and_predict
 from benchmarks.params import LoggerName
 from benchmarks.plan import Run
 from benchmarks.protocols.base import Split
 from benchmarks.status_file import Claim, Place, Superseded
-from benchmarks.storage import disk
+from benchmarks.storage import disk, model_files
 from methods.base import InputError, Progress, TestEvaluation
 
 
@@ -111,7 +112,19 @@ def _execute(run: Run, device: str, cache_gib: float, claim: Claim, log: Callabl
         "wall_seconds": round(claim.elapsed, 3),
     }
     provenance = _provenance(device) | attempts | outcome.timing
-    results.save(run, outcome.predictions, outcome.record | {"provenance": provenance}, outcome.parts)
+    record = outcome.record | {"provenance": provenance}
+    write_model = partial(_write_model, run, record, outcome.model) if outcome.model else None
+    results.save(run, outcome.predictions, record, outcome.parts, write_model)
+
+
+def _write_model(run: Run, record: Mapping[str, Any], model: Model, path: Path) -> None:
+    about = model_files.About.model_validate(
+        run.model_dump(include={"variant", "method", "dataset", "protocol", "split", "seed", "compute"})
+        | {"fingerprint": run.fingerprint, "hyper_parameters": record["hyper_parameters"]}
+        | {"teacher": record.get("teacher"), "image_size": record.get("image_size"), "normal_from": model.normal_from}
+    )
+    normal = {category: torch.from_numpy(array) for category, array in model.normal.items()}
+    model_files.write(path, about, model.state, normal)
 
 
 def _test_evaluation(dataset: Dataset, split: Split) -> TestEvaluation:

@@ -14,15 +14,15 @@ Deng and Li, arXiv 2402.17091; no official code found.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from methods.base import InputError
+from methods.base import Context, InputError
 from methods.components.anomaly_maps import BLUR, mean_and_deviation, resize
 from methods.distillation import Distillation, Outputs
 
@@ -206,6 +206,13 @@ class Structural(Distillation):
         if len(deviations) == 2 and min(deviations) > 0:  # a single map needs no weight
             baseline, affinity = deviations
             self.lambda_ = baseline / affinity
+
+    def state(self) -> dict[str, Tensor]:
+        return super().state() | {"lambda": torch.tensor(self.lambda_, dtype=torch.float64)}
+
+    def load_state(self, state: Mapping[str, Tensor], context: Context) -> Self:
+        self.lambda_ = state["lambda"].item()
+        return super().load_state(state, context)
 
     @property
     def record(self) -> dict[str, Any]:
