@@ -9,10 +9,11 @@ from itertools import product
 from pkgutil import iter_modules
 
 import methods
+from benchmarks import imports
 from benchmarks.execution import executors, loggers
 from benchmarks.metrics.conventions import CONVENTIONS
 from benchmarks.params import Params, needed_by_dvc
-from benchmarks.schema import group_name
+from benchmarks.schema import IMPORTED, group_name
 from methods.base import InputError, did_you_mean
 
 PRETRAINED = ("procedural",)  # teachers that `proctor pretrain` can train
@@ -34,7 +35,8 @@ def check(params: Params) -> list[str]:
 
     ready = runs.variants(params)
     _refuse([*_device(params), *_logger(params)])
-    return list(_without_effect(params, [variant.teacher for variant in ready if variant.teacher]))
+    teachers = [variant.teacher for variant in ready if variant.teacher]
+    return [*_without_effect(params, teachers), *_seeds_without_maps(params)]
 
 
 def _refuse(mistakes: Iterable[str]) -> None:
@@ -51,8 +53,10 @@ def _files(params: Params) -> Iterator[str]:
     """Methods, data sets and protocols without a file."""
     for variant in params.methods:
         declared, known = params.variants.get(variant), _plug_ins(methods.__path__)
-        if declared and declared.method not in known:
+        if declared and declared.method not in (*known, IMPORTED):
             yield f"{variant}: there is no method {declared.method!r}. {did_you_mean(declared.method, known)}"
+        elif not declared and variant == IMPORTED:
+            yield f"imported maps need a variant with a name: `variants: {{theirs: {{method: {IMPORTED}}}}}`."
         elif not declared and variant not in known:
             hint = did_you_mean(variant, [*known, *params.variants])
             yield f"there is no method or variant {variant!r}. {hint} To add a method, create methods/{variant}.py."
@@ -130,6 +134,18 @@ def _logger(params: Params) -> Iterator[str]:
             loggers.find(name)
         except InputError as error:
             yield str(error)
+
+
+def _seeds_without_maps(params: Params) -> Iterator[str]:
+    """Of groups whose maps are imported with some seeds of the suite; a group without any is unsupported."""
+    imported = [name for name in params.methods if name in params.variants and params.variants[name].method == IMPORTED]
+    for names in product(imported, params.datasets, params.protocols):
+        seeds = imports.seeds(group_name(*names))
+        missing = [seed for seed in params.seeds if seed not in seeds]
+        if seeds and missing:
+            listed = ", ".join(map(str, missing))
+            command = imports.command(*names, missing[0])
+            yield f"{group_name(*names)} has no imported maps of seed {listed}: `{command}`."
 
 
 def _without_effect(params: Params, teachers: Sequence[str]) -> Iterator[str]:

@@ -116,7 +116,7 @@ def _packages() -> Iterator[str]:
 
 def _watched(params: Params) -> Iterator[Path]:
     """The files and folders outside of the code that a plan is made from."""
-    from benchmarks import datasets, runs
+    from benchmarks import datasets, imports, runs
 
     for name in params.datasets:
         dataset = datasets.load(name, params.roots.get(name), params.categories.get(name))
@@ -125,7 +125,8 @@ def _watched(params: Params) -> Iterator[Path]:
             yield from (path for path in dataset.side_files(category) if not path.is_relative_to(dataset.root))
     yield from params.weight_files.values()
     for variant in runs.variants(params):
-        yield from (value for value in asdict(variant.instance).values() if isinstance(value, Path))
+        values = asdict(variant.instance).values() if variant.instance else [imports.FOLDER]
+        yield from (value for value in values if isinstance(value, Path))
 
 
 def _stamps(paths: Iterable[str | Path]) -> tuple[str, float]:

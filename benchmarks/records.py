@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from benchmarks.schema import SCHEMA, group_name
+from benchmarks.schema import IMPORTED, NOT_STATED, SCHEMA, group_name
 from benchmarks.storage.digests import json_digest
 
 
@@ -25,7 +25,7 @@ class Teacher(_Model):
     @property
     def title(self) -> str:
         """As tables print it."""
-        return f"{self.name} ({self.pretraining})"
+        return self.name if self.name == NOT_STATED else f"{self.name} ({self.pretraining})"
 
 
 class Epoch(_Model):
@@ -121,6 +121,11 @@ class Record(BaseModel):
     model: ModelFile | None = None  # None: it was not kept, or the method cannot be stored
 
     model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True)
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether its maps were made by other software: see `benchmarks/imports.py`."""
+        return self.method == IMPORTED
 
     @property
     def group(self) -> str:

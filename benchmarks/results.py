@@ -110,13 +110,19 @@ def save(
 
 def _listed(folder: Path, predictions: Mapping[str, Predictions]) -> dict[str, Any]:
     """What the record says of the arrays in a folder."""
+    described = describe(folder, {category: list(keys) for category, (keys, _, _) in predictions.items()})
+    return {category: images.model_dump() for category, images in described.items()}
+
+
+def describe(folder: Path, keys: Mapping[str, list[str]]) -> dict[str, Images]:
+    """What lies in a folder of arrays, by category, given the keys of its images."""
     return {
         category: Images(
-            keys=list(of_category.keys),
+            keys=of_category,
             scores=_described(folder / f"{category}.scores.npy"),
             maps=_described(folder / f"{category}.maps.npy"),
-        ).model_dump()
-        for category, of_category in predictions.items()
+        )
+        for category, of_category in keys.items()
     }
 
 
@@ -135,7 +141,7 @@ def load(folder: Path) -> tuple[Record, dict[str, Predictions]]:
         ValueError: a file is missing, damaged, or not what was written; the message names it.
     """
     record = records.read(folder / "record.json")
-    return record, _read(folder, record.categories)
+    return record, read_arrays(folder, record.categories)
 
 
 def load_part(folder: Path, name: str) -> dict[str, Predictions]:
@@ -146,7 +152,7 @@ def load_part(folder: Path, name: str) -> dict[str, Predictions]:
     Raises:
         ValueError: as `load`.
     """
-    return _read(folder / name, getattr(records.read(folder / "record.json"), name))
+    return read_arrays(folder / name, getattr(records.read(folder / "record.json"), name))
 
 
 def check(folder: Path, full: bool = False) -> Record:
@@ -159,9 +165,9 @@ def check(folder: Path, full: bool = False) -> Record:
         ValueError: as `load`.
     """
     record = records.read(folder / "record.json")
-    _read(folder, record.categories, full)
+    read_arrays(folder, record.categories, full)
     for name in PARTS:
-        _read(folder / name, getattr(record, name), full)
+        read_arrays(folder / name, getattr(record, name), full)
     return record
 
 
@@ -188,7 +194,12 @@ def check_model(folder: Path, full: bool = False) -> Path | None:
     return path
 
 
-def _read(folder: Path, listed: Mapping[str, Images], full: bool = False) -> dict[str, Predictions]:
+def read_arrays(folder: Path, listed: Mapping[str, Images], full: bool = False) -> dict[str, Predictions]:
+    """The arrays of a folder, by category and memory-mapped.
+
+    Raises:
+        ValueError: as `load`.
+    """
     from benchmarks.storage.arrays import Predictions
 
     predictions = {}

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.records import Record
+from benchmarks.schema import NOT_STATED
 from benchmarks.wording import counted
 from reports import vocabulary
 from reports.aggregate import Cell, empty_cell, text_cell
@@ -143,6 +144,10 @@ def describe(part: pd.DataFrame, records: Sequence[Record], aggregation: str = "
     if any(cell.bold for cell in part.cell):
         caption.append(BOLD)
     for label, runs in of_variant.items():
+        if scores := {str(record.hyper_parameters["image_score"]) for record in runs if record.is_imported}:
+            how = " or ".join(sorted(scores))
+            caption.append(f"Imported: other software made the anomaly maps of {label}; image score: {how}.")
+    for label, runs in of_variant.items():
         deviations = dict.fromkeys(text.rstrip(".") for record in runs for text in record.deviations)
         caption += [f"Deviations of {label}: {'; '.join(deviations)}."] if deviations else []
     return caption
@@ -176,8 +181,14 @@ def _budget(records: Sequence[Record]) -> str:
     budgets = set()
     for record in records:
         values = record.hyper_parameters
-        epochs = values.get("epochs", len(record.history))
-        parts = [counted(epochs, "epoch") if epochs else "no epochs"]
-        parts += [f"images of {values['image_size']} px"] if "image_size" in values else []
+        if record.is_imported and "epochs" not in values:
+            parts = [f"epochs {NOT_STATED}"]
+        else:
+            epochs = values.get("epochs", len(record.history))
+            parts = [counted(epochs, "epoch") if epochs else "no epochs"]
+        if "image_size" in values:
+            parts.append(f"images of {values['image_size']} px")
+        elif record.is_imported:
+            parts.append(f"image size {NOT_STATED}")
         budgets.add(", ".join([*parts, *filter(None, [record.compute.get("precision")])]))
     return " or ".join(sorted(budgets)) or "not recorded"

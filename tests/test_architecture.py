@@ -23,7 +23,7 @@ LEAVES = {
 }  # fmt: skip
 STORED = {"benchmarks.plan", "benchmarks.records"}
 DATA = {"benchmarks.datasets", "benchmarks.protocols", "benchmarks.interference"}
-RUNS = {"benchmarks.params", "benchmarks.sources", "benchmarks.fingerprint", "benchmarks.runs"}
+RUNS = {"benchmarks.params", "benchmarks.imports", "benchmarks.sources", "benchmarks.fingerprint", "benchmarks.runs"}
 RESULTS = {"benchmarks.results", "benchmarks.status_file", "benchmarks.status", "benchmarks.integrity"}
 SUITES = {"benchmarks.params", "benchmarks.suite_files", "benchmarks.yaml_files"}
 BELOW_SCORING = {"methods", *METHODS, *LEAVES, *STORED, *DATA, *RUNS, *RESULTS}
@@ -47,7 +47,17 @@ ALLOWED: dict[str, set[str]] = {
     "benchmarks.suite_files": {*METHODS, "benchmarks.params", "benchmarks.yaml_files"},
     "benchmarks.new_project": {*METHODS, "benchmarks.suite_files"},
     "benchmarks.checks": {"methods", *METHODS, *LEAVES, *STORED, *DATA, *RUNS, "benchmarks.execution"},
-    "benchmarks.fingerprint": {"methods", *METHODS, *LEAVES, *STORED, *DATA, "benchmarks.params", "benchmarks.sources"},
+    "benchmarks.imports": {*METHODS, *LEAVES, *STORED, "benchmarks.results"},
+    "benchmarks.fingerprint": {
+        "methods",
+        *METHODS,
+        *LEAVES,
+        *STORED,
+        *DATA,
+        "benchmarks.params",
+        "benchmarks.sources",
+        "benchmarks.imports",
+    },
     "benchmarks.runs": {"methods", *METHODS, *LEAVES, *STORED, *DATA, *RUNS},
     "benchmarks.plan_cache": {"methods", *METHODS, *LEAVES, *STORED, *DATA, *RUNS},
     "benchmarks.results": {*METHODS, *LEAVES, *STORED},
@@ -68,10 +78,12 @@ ALLOWED: dict[str, set[str]] = {
 def imports(path: Path) -> set[str]:
     """Modules of ours that a file imports when it runs, by dotted name."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             node.body = []
-        elif isinstance(node, ast.Import):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names = {f"{node.module}.{alias.name}" for alias in node.names}

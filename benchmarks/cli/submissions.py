@@ -1,4 +1,4 @@
-"""Commands on submissions: write, verify and export anomaly maps."""
+"""Commands on submissions: write, verify, export and import anomaly maps."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from benchmarks import params as parameters
 from benchmarks import plan as plans
 from benchmarks import results
 from benchmarks.cli.app import SUBMISSIONS, DateOption, JsonOption, RecordOption, app, say, wide_console
@@ -32,6 +33,32 @@ def export(
     runs = plans.select(plan, variant=variant, dataset=dataset, protocol=protocol, seed=seed).runs
     count = exporting.export(runs, out, threshold)
     say(f"{out}: {counted(count, 'anomaly map')}")
+
+
+@app.command("import", rich_help_panel=SUBMISSIONS)
+def import_(
+    source: Annotated[
+        Path, typer.Argument(metavar="DIR", help="It holds CATEGORY/test/DEFECT/STEM.tiff, .png or .npy.")
+    ],
+    variant: Annotated[str, typer.Option(help="A variant of params.yaml with `method: imported`.")],
+    dataset: Annotated[str, typer.Option(help="Whose test images the maps are of.")],
+    protocol: Annotated[str, typer.Option(help="How the method was trained.")],
+    seed: Annotated[int, typer.Option(help="Which of the suite's seeds the maps are.")] = 0,
+    scores: Annotated[
+        Path | None,
+        typer.Option(help="CSV file of image scores, columns `image` and `score`; default: the maximum of each map."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an import of this seed.")] = False,
+) -> None:
+    """Import anomaly maps that other software made, as a run to be scored like any other."""
+    from benchmarks.submissions import importing
+
+    group = importing.Group(variant, dataset, protocol)
+    imported = importing.write(source, parameters.load(), group, seed, scores, replace=force)
+    for notice in imported.notices:
+        say(f"notice: {notice}")
+    how = f"image scores from {scores}" if scores else "image score: maximum of the map"
+    say(f"{imported.folder}: {counted(imported.maps, 'anomaly map')}, {how}. `dvc repro` scores them.")
 
 
 @app.command(rich_help_panel=SUBMISSIONS)

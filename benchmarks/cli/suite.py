@@ -253,8 +253,10 @@ def _explain(name: str, runs: Sequence[Run]) -> None:
     parts = ((part, before.get(part, "none"), now.get(part, "none")) for part in before | now)
     marked = ([*part, "" if part[1] == part[2] else "changed"] for part in parts)
     wide_console().print(plain_table(("part", "stored", "now", ""), marked))
-    method = asdict(methods.create(run.method, **run.hyper_parameters))
+    settings = run.hyper_parameters
+    if not record.is_imported:
+        settings = to_jsonable_python(asdict(methods.create(run.method, **run.hyper_parameters)))
     then = record.hyper_parameters | record.compute
-    for setting, value in (to_jsonable_python(method) | run.compute).items():
+    for setting, value in (settings | run.compute).items():
         if then.get(setting, value) != value:
             say(f"{setting}: {then[setting]} then, {value} now")

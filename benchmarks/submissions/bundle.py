@@ -205,8 +205,8 @@ def _manifest(
     weights: Sequence[Weights],
 ) -> Manifest:
     first = records[0]
-    parameters = first.hyper_parameters
-    budget = {name: parameters[name] for name in ("epochs", "batch_size", "image_size") if name in parameters}
+    known = first.hyper_parameters | first.compute  # of imported maps, nobody knows the precision
+    budget = {name: known[name] for name in ("epochs", "batch_size", "image_size", "precision") if name in known}
     runs = [
         entry.model_dump(include={"split", "seed", "fingerprint", "fingerprint_parts", "data"})
         # The names of host and job do not affect the values, and may identify the user.
@@ -219,9 +219,10 @@ def _manifest(
                 "format": "proctor-bundle",
                 "schema": 1,
                 **fields,
-                **first.model_dump(include={"method", "variant", "dataset", "protocol", "selection"}),
+                **first.model_dump(include={"method", "variant", "dataset", "protocol"}),
+                "selection": first.selection.replace(" ", "_"),  # a name in this format
                 "teacher": first.teacher.model_dump(include={"name", "pretraining"}) if first.teacher else None,
-                "budget": budget | {"precision": first.compute["precision"]},
+                "budget": budget,
                 **first.model_dump(include={"hyper_parameters", "paper", "source", "deviations"}),
                 "runs": runs,
                 "claims": claims,

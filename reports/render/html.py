@@ -90,6 +90,7 @@ def render(content: Content) -> str:
     environment.filters["printed"] = as_printed
     environment.globals.update(
         counted=counted,
+        imported={record.variant for record in content.records if record.is_imported},
         inferno=INFERNO,
         mean=MEAN,
         median=median,

@@ -114,4 +114,4 @@ def bibtex(record: Record) -> str:
             "year": year[0] if year else "",
         }
     lines = "".join(f"  {name} = {{{text}}},\n" for name, text in fields.items())
-    return f"@misc{{{record.method},\n{lines}}}\n"
+    return f"@misc{{{record.variant if record.is_imported else record.method},\n{lines}}}\n"
