@@ -23,9 +23,7 @@ class Selected(NamedTuple):
     replaced: list[str]  # by the suite's own, and left as comments
 
 
-def select(
-    suite: str, target: Path, check: Callable[[dict[str, Any], str | Path], object] = params.check
-) -> Selected:
+def select(suite: str, target: Path, check: Callable[[dict[str, Any], str | Path], object] = params.check) -> Selected:
     """Write a suite into a parameter file, whole or not at all.
 
     Args:

@@ -118,6 +118,10 @@ def doctor(
     if stored:
         plan = plans.read(results.RESULTS)
         damaged = integrity.problems(plan, full=True)
+        if not damaged and (results.RESULTS / "metrics").exists():
+            from benchmarks.scoring import summary
+
+            damaged = summary.problems([group.name for group in plan.groups])
         if as_json:
             print(json.dumps(damaged, indent=1))
         for problem in () if as_json else damaged:

@@ -98,7 +98,9 @@ def left_out(dataset: Dataset, category: str) -> Iterator[Problem]:
     """Files of a category that are not read, hidden ones aside."""
     try:
         read = {path for _, path, _ in dataset.files(category)}
-        unmasked = {_composed(item.image.stem): item.image for item in dataset.items(category, "test") if not item.masks}
+        unmasked = {
+            _composed(item.image.stem): item.image for item in dataset.items(category, "test") if not item.masks
+        }
     except InputError:
         return  # reported by `structure`
     top = dataset.root / category

@@ -157,9 +157,13 @@ def _scored(group: str) -> Collection[str]:
 
 def _load(folder: Path) -> tuple[Record, dict[str, Predictions]]:
     try:
-        return results.load(folder)
+        record, predictions = results.load(folder)
     except ValueError as error:
         raise InputError(f"{error}. Run `dvc repro` to restore it.") from None
+    stored, placed = f"{record.group}/{record.stem}", f"{folder.parent.name}/{folder.name}"
+    if stored != placed:
+        raise InputError(f"{folder} holds the run {stored}, not {placed}. Run `dvc repro` to restore it.")
+    return record, predictions
 
 
 def _require_one_experiment(folders: Sequence[Path], records: Sequence[Record]) -> None:
