@@ -137,8 +137,8 @@ def _folders(names: Sequence[str]) -> list[Path]:
     for name in names:
         folder = results.RESULTS / "predictions" / name.rstrip("/")
         runs = {folder} if (folder / "record.json").is_file() else {p.parent for p in folder.glob("*/record.json")}
-        if folder not in runs:  # of a group, those that are planned
-            runs = {run for run in runs if run.name in _scored(folder.name)}
+        if runs and folder not in runs:  # of a group, all that are planned
+            runs = {folder / stem for stem in _scored(folder.name)}
         if not runs:
             raise InputError(
                 f"There is no finished run {name!r} in {results.RESULTS / 'predictions'}. Give a group "
