@@ -6,13 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import filter as matching
 from importlib.util import find_spec
 from itertools import product
+from pathlib import Path
 from pkgutil import iter_modules
 
 import methods
 from benchmarks import imports
 from benchmarks.execution import executors, loggers
 from benchmarks.metrics.conventions import CONVENTIONS
-from benchmarks.params import Params, needed_by_dvc
+from benchmarks.params import PATH, Params, needed_by_dvc
 from benchmarks.schema import IMPORTED, group_name
 from methods.base import InputError, did_you_mean
 
@@ -30,18 +31,27 @@ def check(params: Params) -> list[str]:
         InputError: an entry names what does not exist; all mistakes are listed, one a line. Hyper-parameters are looked
             at when all other names are right, since importing the methods takes seconds.
     """
-    _refuse([*_files(params), *_names(params), *_groups(params), *needed_by_dvc(params)])
+    check_names(params, PATH)
     from benchmarks import runs
 
     ready = runs.variants(params)
-    _refuse([*_device(params), *_logger(params)])
+    _refuse([*_device(params), *_logger(params)], PATH)
     teachers = [variant.teacher for variant in ready if variant.teacher]
     return [*_without_effect(params, teachers), *_seeds_without_maps(params)]
 
 
-def _refuse(mistakes: Iterable[str]) -> None:
+def check_names(params: Params, source: str | Path) -> None:
+    """Check the names and patterns in a file, without importing what they name.
+
+    Raises:
+        InputError: an entry names what does not exist, or dvc.yaml needs one that is missing; one mistake a line.
+    """
+    _refuse([*_files(params), *_names(params), *_groups(params), *needed_by_dvc(params)], source)
+
+
+def _refuse(mistakes: Iterable[str], source: str | Path) -> None:
     if listed := list(mistakes):
-        raise InputError("\n".join(f"params.yaml: {mistake}" for mistake in listed))
+        raise InputError("\n".join(f"{source}: {mistake}" for mistake in listed))
 
 
 def groups(params: Params) -> list[str]:

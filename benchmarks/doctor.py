@@ -17,6 +17,7 @@ from benchmarks.datasets.base import Dataset
 from benchmarks.metrics.conventions import CONVENTIONS
 from benchmarks.params import Params, needed_by_dvc
 from benchmarks.schema import IMPORTED
+from benchmarks.wording import printable
 from methods.base import InputError, Method, did_you_mean
 
 SHOWN = 4  # different sizes or modes in a cell of the table
@@ -95,7 +96,7 @@ def table(contents: Sequence[Contents]) -> Table:
         images = ", ".join(f"{n} {split}" for split, n in row.images.items())
         share = "" if row.defect_share is None else f"{row.defect_share:.1%} of pixels"
         cells = (row.dataset, row.category, images, _counted(row.sizes), modes, _counted(row.masks), share)
-        shown.add_row(*map(escape, cells))
+        shown.add_row(*(escape(printable(cell)) for cell in cells))
     return shown
 
 

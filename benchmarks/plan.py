@@ -182,7 +182,7 @@ def read(results: Path) -> Plan:
             f"There is no plan at {path.absolute()}: `dvc repro` or `proctor plan --write` creates it, in the "
             "project's folder."
         ) from None
-    except (ValidationError, ValueError, KeyError, TypeError, OSError) as error:
+    except (ValidationError, ValueError, KeyError, TypeError, RecursionError, OSError) as error:
         raise InputError(
             f"{path} is damaged ({type(error).__name__}): `proctor plan --write` writes it again."
         ) from None

@@ -176,7 +176,7 @@ def read(path: Path) -> Record:
         where = ".".join(map(str, first["loc"]))
         reason = f"{where}: {first['msg']}" if where else first["msg"]
         raise ValueError(f"{path} is not a record of schema {SCHEMA} ({reason})") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter from brackets within brackets
         raise ValueError(f"{path} is not JSON ({error})") from None
     if sealed(content)["digest"] != record.digest:
         raise ValueError(f"{path} was changed after it was written")

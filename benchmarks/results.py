@@ -62,7 +62,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """The content of a JSON file, or None if it is absent or not a JSON object."""
     try:
         value = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

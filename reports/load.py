@@ -191,7 +191,7 @@ def read_details(results: Path, problems: list[str]) -> pd.DataFrame:
                 "maps": results / "predictions" / run_of(cell["record"]) / f"{cell['category']}.maps.npy",
             }
             rows.append({**cell, "details": content, **{n: f if f.exists() else None for n, f in files.items()}})
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError, OSError) as error:
             problems.append(
                 f"{path.relative_to(results)} was left out: {error_text(error)}. `dvc repro` scores it again."
             )

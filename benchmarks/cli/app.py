@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmarks.storage import disk
+from benchmarks.wording import printable
 from methods.base import InputError
 
 app = typer.Typer(
@@ -43,14 +44,14 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def say(message: str) -> None:
     """Print a message that may hold paths and names: nothing in it is markup or emoji, and no line is broken."""
-    console.print(Text(message), soft_wrap=True)
+    console.print(Text(printable(message)), soft_wrap=True)
 
 
 def plain_table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> Table:
     """A table of paths and names, in which nothing is markup."""
     table = Table(*columns)
     for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
+        table.add_row(*(Text(printable(str(cell))) for cell in row))
     return table
 
 
@@ -92,5 +93,5 @@ def run() -> None:
 
 
 def _end(kind: str, error: Exception, code: int) -> NoReturn:
-    console.print(Text.assemble((f"{kind}:", "bold red"), f" {error}"), soft_wrap=True)
+    console.print(Text.assemble((f"{kind}:", "bold red"), f" {printable(str(error))}"), soft_wrap=True)
     sys.exit(code)

@@ -27,7 +27,7 @@ from benchmarks.cli.app import (
 from benchmarks.plan import Run
 from benchmarks.status import State, Status
 from benchmarks.status_file import read_report
-from benchmarks.wording import counted
+from benchmarks.wording import counted, printable
 
 
 @app.command(rich_help_panel=RUNS)
@@ -123,7 +123,7 @@ def _collect(runs: list[Run]) -> None:
         alike.setdefault(reached, []).append(entry)
     for (state, reason), entries in alike.items():
         subject = counted(len(entries), "run") if len(entries) > 1 else entries[0].name
-        typer.secho(f"{state} {subject}: {reason}", err=True, fg="red")
+        typer.secho(printable(f"{state} {subject}: {reason}"), err=True, fg="red")
         if len(entries) > 1:
             rest = ", …" if len(entries) > 3 else ""
             typer.echo(f"runs: {', '.join(entry.name for entry in entries[:3])}{rest} (`proctor status`)", err=True)

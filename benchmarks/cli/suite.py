@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from pydantic_core import to_jsonable_python
@@ -47,7 +47,7 @@ def use(suite: Annotated[str, typer.Argument(help=SUITE_HELP)]) -> None:
         raise InputError(
             f"There is no dvc.yaml in {Path.cwd()}: run proctor in a project's folder. `proctor init DIR` makes one."
         )
-    selected = suite_files.select(suite, Path("params.yaml"))
+    selected = suite_files.select(suite, parameters.PATH, _check_entries)
     say(f"params.yaml now holds the suite {suite!r}; `dvc repro` runs it.")
     if selected.kept:
         say(f"Kept as they were: {', '.join(selected.kept)}.")
@@ -118,6 +118,10 @@ def doctor(
     if stored:
         plan = plans.read(results.RESULTS)
         damaged = integrity.problems(plan, full=True)
+        if not damaged and (results.RESULTS / "metrics").exists():
+            from benchmarks.scoring import summary
+
+            damaged = summary.problems([group.name for group in plan.groups])
         if as_json:
             print(json.dumps(damaged, indent=1))
         for problem in () if as_json else damaged:
@@ -201,17 +205,31 @@ def _say_outdated(plan: plans.Plan) -> None:
         raise typer.Exit(1)
 
 
+def _check_entries(entries: dict[str, Any], source: str | Path) -> None:
+    """What `proctor plan` would refuse of a file's entries without a look at code, data and weights."""
+    from benchmarks import checks
+
+    values = parameters.check(entries, source)
+    checks.check_names(values, source)
+    _check_allow(values, source)
+
+
 def _check_reports(values: parameters.Params) -> None:
     """What the report would refuse at the end of the pipeline is refused before it starts."""
     from reports import specs
-    from reports.analysis import checks
 
     if problems := specs.check_all():
         raise InputError("\n".join(problems))
+    _check_allow(values, parameters.PATH)
+
+
+def _check_allow(values: parameters.Params, source: str | Path) -> None:
+    from reports.analysis import checks
+
     try:
         checks.check_allow(values.allow)
     except ValueError as error:
-        raise InputError(f"params.yaml: `allow`: {error}") from None
+        raise InputError(f"{source}: `allow`: {error}") from None
 
 
 def _fetch_missing(values: parameters.Params) -> None:

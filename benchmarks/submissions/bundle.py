@@ -137,8 +137,8 @@ def _folders(names: Sequence[str]) -> list[Path]:
     for name in names:
         folder = results.RESULTS / "predictions" / name.rstrip("/")
         runs = {folder} if (folder / "record.json").is_file() else {p.parent for p in folder.glob("*/record.json")}
-        if folder not in runs:  # of a group, those that are planned
-            runs = {run for run in runs if run.name in _scored(folder.name)}
+        if runs and folder not in runs:  # of a group, all that are planned
+            runs = {folder / stem for stem in _scored(folder.name)}
         if not runs:
             raise InputError(
                 f"There is no finished run {name!r} in {results.RESULTS / 'predictions'}. Give a group "
@@ -157,9 +157,13 @@ def _scored(group: str) -> Collection[str]:
 
 def _load(folder: Path) -> tuple[Record, dict[str, Predictions]]:
     try:
-        return results.load(folder)
+        record, predictions = results.load(folder)
     except ValueError as error:
         raise InputError(f"{error}. Run `dvc repro` to restore it.") from None
+    stored, placed = f"{record.group}/{record.stem}", f"{folder.parent.name}/{folder.name}"
+    if stored != placed:
+        raise InputError(f"{folder} holds the run {stored}, not {placed}. Run `dvc repro` to restore it.")
+    return record, predictions
 
 
 def _require_one_experiment(folders: Sequence[Path], records: Sequence[Record]) -> None:
