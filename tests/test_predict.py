@@ -102,8 +102,9 @@ def test_the_runs_own_test_images_get_the_stored_bits(
     Path("params.yaml").write_text(yaml.safe_dump(values))
     (run,) = execute(values)
     images = [image for category in ("tray", "cog") for image in image_arguments.find([f"{data}/{category}/test"])]
-    given = predicted(run.name, images)
-    assert len(given) == 20
+    Image.new("RGB", (70, 80), "grey").save("other.png")  # which may not complete a batch of theirs
+    given = predicted(run.name, [Path("other.png"), *images])
+    assert len(given) == 21
     for category, stored in results.load(results.result_dir(run))[1].items():
         for key, score, anomaly_map in zip(*stored, strict=True):
             one = given[data / f"{key}.png"]
@@ -138,6 +139,14 @@ def test_images_are_given_as_files_folders_and_patterns_and_each_counts_once(pro
     assert image_arguments.find([f"{data}/cog/test/**/*.png"]) == image_arguments.find([f"{data}/cog/test"])
     assert proctor("predict", COG, files[0], "-o", "one").exit_code == 0
     assert len(pd.read_csv("one/scores.csv")) == 1
+
+
+def test_two_links_to_one_image_are_two_rows(project: Path, data: Path) -> None:
+    for name in ("a.png", "b.png"):
+        Path(name).symlink_to(data / "cog" / "test" / "good" / "000.png")
+    assert proctor("predict", COG, "a.png", "b.png", "-o", "out").exit_code == 0
+    first, second = pd.read_csv("out/scores.csv")["score"]
+    assert first == pytest.approx(second, rel=1e-4)
 
 
 @pytest.mark.parametrize("argument", ["absent.png", "absent/*.png", "empty"])

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.datasets.base import Dataset
-from benchmarks.execution.predict import test_items
+from benchmarks.execution.predict import own_test_images
 from benchmarks.execution.stored_model import Fitted
 from benchmarks.storage.model_files import ENTRY
 from methods.base import InputError
@@ -69,9 +69,8 @@ def _images(fitted: Fitted, source: Dataset | None) -> tuple[Tensor, str]:
     size = fitted.about.image_size
     if size is None:
         raise InputError(f"The method {fitted.about.method!r} has no image size: it cannot be exported.")
-    if source and len(items := list(test_items(fitted, source).values())) >= TRIED:
-        spread = items[:: len(items) // TRIED][:TRIED]
-        rows = feature_cache.load_images([source.sample(item) for item in spread], size, None)
+    if source and len(samples := list(own_test_images(fitted, source).values())) >= TRIED:
+        rows = feature_cache.load_images(samples[:: len(samples) // TRIED][:TRIED], size, None)
         return rows[range(TRIED)] / 255, f"{TRIED} test images"
     return torch.rand(TRIED, 3, size, size, generator=torch.Generator().manual_seed(0)), f"{TRIED} random images"
 

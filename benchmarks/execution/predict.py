@@ -21,7 +21,7 @@ from scipy.ndimage import binary_erosion
 
 from benchmarks import datasets, protocols
 from benchmarks.datasets._files import read_image
-from benchmarks.datasets.base import Dataset, Item
+from benchmarks.datasets.base import Dataset
 from benchmarks.execution import image_arguments
 from benchmarks.execution.stored_model import Fitted
 from benchmarks.metrics.resize import fit_map
@@ -76,9 +76,7 @@ def unreadable(images: Sequence[Path], source: Dataset | None, advance: Advance 
     return failed
 
 
-def predict(
-    fitted: Fitted, images: Sequence[Path], source: Dataset | None, advance: Advance = lambda *_: None
-) -> Iterator[Predicted]:
+def predict(fitted: Fitted, images: Sequence[Path], source: Dataset | None) -> Iterator[Predicted]:
     """Predictions of readable images: first those of the run's test set, in its order, then the others as given.
 
     Args:
@@ -87,26 +85,22 @@ def predict(
     Raises:
         InputError: the memory of the device does not suffice, or a prediction is not finite.
     """
-    own = test_items(fitted, source) if source else {}
-    order = {path: number for number, path in enumerate(own)}
-    ordered = sorted(images, key=lambda image: order.get(image.resolve(), len(order)))
-    samples = [
-        source.sample(own[image.resolve()])
-        if source and image.resolve() in own
-        else Sample(f"images/predict/{number:09}", "images", partial(read_image, image, _bit_depth(source)))
-        for number, image in enumerate(ordered)
-    ]
-    try:
-        for number, (image, prediction) in enumerate(
-            zip(ordered, fitted.method.predict(samples, fitted.context), strict=True), 1
-        ):
-            anomaly_map = prediction.anomaly_map.numpy().astype(np.float32)
-            if not (np.isfinite(prediction.score) and np.isfinite(anomaly_map).all()):
-                raise InputError(f"{image}: the prediction of {fitted.run} is not finite, so the model cannot be used.")
-            yield Predicted(image, prediction.score, anomaly_map)
-            advance("predicting", number, len(images))
-    except torch.OutOfMemoryError as error:
-        raise InputError(f"out of GPU memory ({error}). Use a larger GPU, or `--device cpu`.") from None
+    own = own_test_images(fitted, source) if source else {}
+    given: dict[Path, Path] = {}
+    for image in images:
+        given.setdefault(image.resolve(), image)  # several links may lead to one file
+    tested = {given[path]: sample for path, sample in own.items() if path in given}
+    others = {image: _sample(number, image, source) for number, image in enumerate(images) if image not in tested}
+    for samples in (tested, others):  # apart, so that the others do not complete a batch of the test set
+        try:
+            predictions = fitted.method.predict(list(samples.values()), fitted.context)
+            for image, prediction in zip(samples, predictions, strict=True):
+                anomaly_map = prediction.anomaly_map.numpy().astype(np.float32)
+                if not (np.isfinite(prediction.score) and np.isfinite(anomaly_map).all()):
+                    raise InputError(f"{image}: what {fitted.run} predicts is not finite: its model cannot be used.")
+                yield Predicted(image, prediction.score, anomaly_map)
+        except torch.OutOfMemoryError as error:
+            raise InputError(f"out of GPU memory ({error}). Use a larger GPU, or `--device cpu`.") from None
 
 
 def dataset_of(fitted: Fitted, roots: dict[str, Path]) -> Dataset | None:
@@ -116,12 +110,12 @@ def dataset_of(fitted: Fitted, roots: dict[str, Path]) -> Dataset | None:
     return None
 
 
-def test_items(fitted: Fitted, source: Dataset) -> dict[Path, Item]:
+def own_test_images(fitted: Fitted, source: Dataset) -> dict[Path, Sample]:
     """The test images of the run, in its order, by their file."""
-    split = next((s for s in protocols.splits(fitted.about.protocol, source, fitted.about.seed)
-                  if s.name == fitted.about.split), None)  # fmt: skip
-    items = [item for items in split.test.values() for item in items] if split else []
-    return {item.image.resolve(): item for item in items}
+    splits = protocols.splits(fitted.about.protocol, source, fitted.about.seed)
+    tests = [split.test for split in splits if split.name == fitted.about.split]
+    items = [item for test in tests for of_category in test.values() for item in of_category]
+    return {item.image.resolve(): source.sample(item) for item in items}
 
 
 def stored_threshold(fitted: Fitted, quantile: float, category: str | None = None) -> Threshold:
@@ -175,7 +169,7 @@ def write(
         raise InputError("\n".join([*list(failed.values())[:5], "No image can be read."]))
     rows: dict[Path, dict[str, object]] = {image: {"image": image, "reason": why} for image, why in failed.items()}
     with replacing(out) as partial_out:
-        for one in predict(fitted, readable, source, advance):
+        for number, one in enumerate(predict(fitted, readable, source), 1):
             files = {
                 "map": Path("maps") / f"{named[one.image]}.tiff",
                 "overlay": Path("overlays") / f"{named[one.image]}.png",
@@ -190,6 +184,7 @@ def write(
                 "image": one.image, "score": one.score, "threshold": threshold.value, "is_anomalous": is_anomalous,
                 **files,
             }  # fmt: skip
+            advance("predicting", number, len(readable))
         with (partial_out / "scores.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
@@ -212,6 +207,11 @@ def overlay(image: NDArray[np.uint8], anomaly_map: NDArray[np.float32], threshol
     above = resized > threshold.value
     mixed[above & ~binary_erosion(above, border_value=True)] = 255
     return mixed.round().astype(np.uint8)
+
+
+def _sample(number: int, image: Path, source: Dataset | None) -> Sample:
+    """An image of which nothing is known."""
+    return Sample(f"images/predict/{number:09}", "images", partial(read_image, image, _bit_depth(source)))
 
 
 def _bit_depth(source: Dataset | None) -> int | None:
