@@ -2,18 +2,23 @@
 
 import errno
 import os
+import pickle
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
 from benchmarks import integrity, params, plan, results, runs, status
 from benchmarks.datasets import toy
 from benchmarks.execution import worker
 from benchmarks.plan import Run
+from benchmarks.scoring import score
 from benchmarks.status import State
 from benchmarks.storage import model_files
+from benchmarks.submissions import bundle, verify
 from methods.base import InputError
 
 VALUES: dict[str, Any] = {
@@ -137,6 +142,39 @@ def test_a_disk_that_fills_while_the_model_is_written_fails_the_run_with_the_rea
     assert status.read_status(run).state is State.DONE
 
 
+def test_a_bundle_takes_the_models_along_and_none_is_ever_loaded(
+    toy_root: Path, results_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = expand(toy_root, categories={"toy": ["cog", "tray"]})
+    for run in entries:
+        execute(run)
+    score.score_group(entries[0].group, entries, ["default"])
+    target = tmp_path / "x.tar.gz"
+    fields = {"licence": "CC-BY-4.0", "contact": "someone@example.org"}
+    manifest, _ = bundle.write(target, [entries[0].group], **fields, models=True)
+    assert [entry.name for entry in manifest.weights] == ["cog-seed0.safetensors", "tray-seed0.safetensors"]
+    with tarfile.open(target) as tar:
+        packed = tar.extractfile("weights/cog-seed0.safetensors")
+        assert packed
+        assert packed.read() == (results.result_dir(entries[0]) / model_files.NAME).read_bytes()
+
+    class Evil:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (os.fspath(tmp_path / "executed"),)
+
+    for entry in entries:
+        (tmp_path / f"{entry.split}.safetensors").write_bytes(pickle.dumps(Evil()))
+    names = [tmp_path / "cog.safetensors", tmp_path / "tray.safetensors"]
+    bundle.write(target, [entries[0].group], **fields, models=True, weights=names)
+    monkeypatch.setattr(safetensors, "safe_open", None)
+    assert verify.verify(target, toy_root).agrees
+    assert not (tmp_path / "executed").exists()
+    change_a_weight(results.result_dir(entries[1]) / model_files.NAME)
+    with pytest.raises(InputError, match=r"tray-seed0/model\.safetensors was changed .*`dvc checkout` restores it"):
+        bundle.write(target, [entries[0].group], **fields, models=True)
+    assert verify.verify(target, toy_root).agrees  # the bundle is as it was
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [(b"", "damaged"), (b"\x80\x04.", "damaged"), (None, "damaged"), ({}, "not a model"), ({"proctor": "[]"}, "not a")],
@@ -144,9 +182,7 @@ def test_a_disk_that_fills_while_the_model_is_written_fails_the_run_with_the_rea
 def test_a_file_that_is_no_model_is_named(content: Any, message: str, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     if isinstance(content, dict):
-        from safetensors.torch import save
-
-        content = save({"a": torch.zeros(1)}, content)
+        content = safetensors.torch.save({"a": torch.zeros(1)}, content)
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ValueError, match=f"model.safetensors is .*{message}"):

@@ -29,7 +29,8 @@ app = typer.Typer(
 console = Console(stderr=True)
 
 # Groups of commands, as `--help` shows them.
-SUITE, RUNS, RESULTS, SUBMISSIONS = "Suite and data", "Runs", "Scores and report", "Submissions and leaderboard"
+SUITE, RUNS, RESULTS, MODELS = "Suite and data", "Runs", "Scores and report", "Models"
+SUBMISSIONS = "Submissions and leaderboard"
 
 VariantOption = Annotated[str | None, typer.Option("--variant", help="Only this variant.")]
 DatasetOption = Annotated[str | None, typer.Option("--dataset", help="Only this data set.")]

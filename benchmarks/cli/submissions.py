@@ -69,7 +69,10 @@ def bundle(
     contact: Annotated[str, typer.Option(help="Whom to ask: an e-mail address or a web page.")],
     name: Annotated[str | None, typer.Option(help="Title of the submission; default: the variant.")] = None,
     url: Annotated[str | None, typer.Option(help="A page about it.")] = None,
-    weights: Annotated[list[Path] | None, typer.Option(help="A .safetensors file to include; may be repeated.")] = None,
+    weights: Annotated[bool, typer.Option("--weights", help="Include the runs' models.")] = False,
+    weights_file: Annotated[
+        list[Path] | None, typer.Option(help="A further .safetensors file to include; may be repeated.")
+    ] = None,
     record: RecordOption = None,
     on: DateOption = None,
 ) -> None:
@@ -78,7 +81,7 @@ def bundle(
     from benchmarks.submissions import leaderboard
 
     manifest, digest = bundles.write(
-        out, runs, licence=licence, contact=contact, name=name, url=url, weights=weights or ()
+        out, runs, licence=licence, contact=contact, name=name, url=url, models=weights, weights=weights_file or ()
     )
     say(f"{out}: {counted(len(manifest.maps), 'map')}, {counted(len(manifest.claims), 'claimed value')}")
     say(f"SHA-256 {digest}")

@@ -127,7 +127,7 @@ def doctor(
         for problem in () if as_json else damaged:
             say(problem)
         if damaged:
-            say("Remove the files that are named, then `dvc repro`: DVC overlooks a change that keeps size and time.")
+            say("Remove the files that are named first: DVC overlooks a change that keeps size and time.")
         say(f"{counted(len(plan.runs), 'planned run')} and their scores: {counted(len(damaged), 'problem')}.")
         raise typer.Exit(1 if damaged else 0)
     report = checks.examine(parameters.load())
