@@ -166,11 +166,20 @@ def labels(keys: pd.DataFrame) -> list[str]:
     return [label_of[key] for key in keys.itertuples(index=False, name=None)]
 
 
-def ordered(names: Iterable[str]) -> list[str]:
-    """Labels as a table lists them: metrics and protocols in their own order, others by name, the mean last."""
-    order = [*(metric.title for metric in METRICS.values()), *PROTOCOLS]
+def ordered(names: Iterable[str], variants: Sequence[str] = ()) -> list[str]:
+    """Labels as a table lists them: metrics, protocols and `variants` in their own order, others by name, the mean last.
+
+    >>> ordered(["mean", "fd: AUPRO", "bolt", "rd: AUPRO (pooled)", "rd: image AUROC"], variants=["rd", "fd"])
+    ['rd: image AUROC', 'rd: AUPRO (pooled)', 'fd: AUPRO', 'bolt', 'mean']
+    """
+    order = [*(metric.title for metric in METRICS.values()), *PROTOCOLS, *variants]
     rank = {name: place for place, name in enumerate(order)}
-    return sorted(set(names), key=lambda n: (n == MEAN, rank.get(re.sub(r" \(.*", "", n), len(rank)), n))
+
+    def place(name: str) -> tuple[bool, list[tuple[int, str]]]:
+        parts = name.split(": ")
+        return name == MEAN, [(rank.get(re.sub(r" \(.*", "", part), len(rank)), part) for part in parts]
+
+    return sorted(set(names), key=place)
 
 
 def shared(by_label: Mapping[str, str]) -> str:

@@ -27,7 +27,6 @@ def latex(table: Table) -> str:
     )
     text = text.rename(index=lambda label: _tex(as_printed(label)), columns=_head)
     text.columns.name = _tex(str(table.grid.index.name))
-    text.index.name = None  # otherwise Styler prints it on a line of its own
     parts = [
         text.iloc[row : row + ROWS, column : column + COLUMNS]
         for column in range(0, text.shape[1], COLUMNS)
@@ -49,7 +48,12 @@ def _head(label: str) -> str:
 
 
 def _float(part: pd.DataFrame, caption: str) -> str:
-    tabular = part.style.to_latex(hrules=True, column_format="l" + "r" * part.shape[1]).strip()
+    rows = [[str(part.columns.name), *part.columns], *part.itertuples(name=None)]
+    head, *body = (" & ".join(row) + r" \\" for row in rows)
+    tabular = "\n".join(
+        [rf"\begin{{tabular}}{{l{'r' * part.shape[1]}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule",
+         r"\end{tabular}"]
+    )  # fmt: skip
     fitted = rf"\resizebox{{\ifdim\width>\linewidth\linewidth\else\width\fi}}{{!}}{{{tabular}}}"
     return "\n".join([r"\begin{table}[htbp]", r"\centering", caption, fitted, r"\end{table}"])
 
@@ -98,6 +102,19 @@ def _character(of: str) -> str:
     if accented and of < "\u0180" and accented[0] != "<" and OGONEK not in accented:
         return of
     return rf"\texttt{{U+{ord(of):04X}}}"
+
+
+def figure(name: str, title: str, description: str) -> str:
+    """A float that shows the figure's PDF file; needs `\\usepackage{graphicx}`."""
+    caption = rf"\caption{{{_tex(as_printed(title))}. {_tex(description)}}}\label{{fig:{name}}}"
+    lines = [
+        r"\begin{figure}[htbp]",
+        r"\centering",
+        rf"\includegraphics{{figures/{name}.pdf}}",
+        caption,
+        r"\end{figure}",
+    ]
+    return "\n".join([*lines, ""])
 
 
 def bibtex(record: Record) -> str:
