@@ -167,7 +167,7 @@ def labels(keys: pd.DataFrame) -> list[str]:
 
 
 def ordered(names: Iterable[str], variants: Sequence[str] = ()) -> list[str]:
-    """Labels as a table lists them: metrics, protocols and `variants` in their own order, others by name, the mean last.
+    """Labels as a table lists them: metrics, protocols and `variants` in their order, others by name, the mean last.
 
     >>> ordered(["mean", "fd: AUPRO", "bolt", "rd: AUPRO (pooled)", "rd: image AUROC"], variants=["rd", "fd"])
     ['rd: image AUROC', 'rd: AUPRO (pooled)', 'fd: AUPRO', 'bolt', 'mean']

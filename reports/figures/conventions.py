@@ -30,10 +30,11 @@ def draw(data: pd.DataFrame) -> Drawing:
         axis.set_xticks(range(len(grid)), ticks, fontsize=6.5)
         axis.set(title=titled(metric).title, xlim=(-0.3, len(grid) - 0.7), ylim=(len(names) + 0.4, 0.6))
         axis.yaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.supylabel("rank by the mean over categories and seeds, 1 is best")
+    figure.supylabel("rank, 1 is best")
     legend(figure, axes, names)
     return described(
         figure,
+        "Ranks by the mean over categories and seeds.",
         over_seeds(data.cell, whiskers=""),
         "τ: Kendall's rank correlation with the first convention, 1 where no variant changes places.",
     )

@@ -30,6 +30,6 @@ def draw(data: pd.DataFrame) -> Drawing:
     seeds = ", ".join(str(seed) for seed in sorted(data.seed.unique()))
     return described(
         figure,
-        f"Seed {seeds}. 20 bins from the lowest to the highest score of each category.",
-        xlabel="image score in the method's own units, higher is more anomalous",
+        f"Seed {seeds}. 20 bins from the lowest to the highest score of each category, in the method's own units.",
+        xlabel="image score, higher is more anomalous",
     )

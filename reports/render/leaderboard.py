@@ -212,7 +212,8 @@ def page(records: Sequence[Record]) -> str:
     )  # fmt: skip
     environment.globals.update(cells=cells, url=url)
     template = environment.get_template("leaderboard.html.j2")
-    return template.render(sections=sections(records), rule=RULE if records else EMPTY)
+    style = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
+    return template.render(sections=sections(records), rule=RULE if records else EMPTY, style=style)
 
 
 def model_index(records: Sequence[Record], method: str) -> list[dict[str, Any]]:
