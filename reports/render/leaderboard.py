@@ -25,6 +25,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from tabulate import tabulate
 
 from benchmarks.schema import IMAGE_CONVENTION
+from benchmarks.wording import counted
 from reports.analysis.significance import LEVEL, holm, wilcoxon
 from reports.vocabulary import as_printed, is_image_metric, metric, number, sign
 
@@ -76,7 +77,7 @@ class Section(NamedTuple):
 
     @property
     def subtitle(self) -> str:
-        return f"{len(self.categories)} categories: {', '.join(self.categories)}."
+        return f"{counted(len(self.categories), 'category', 'categories')}: {', '.join(self.categories)}."
 
     @property
     def header(self) -> list[str]:
