@@ -150,20 +150,20 @@ def slug(*words: str) -> str:
 
 def labels(keys: pd.DataFrame) -> list[str]:
     """A short label for each row of `keys`: its first column, and of the others what is needed to tell rows apart."""
-    distinct = keys.drop_duplicates()
-    first = distinct.iloc[:, 0]
-    repeated = set(first[first.duplicated()])
+    rows = list(keys.itertuples(index=False, name=None))
+    alike: dict[str, list[tuple[Any, ...]]] = {}  # the distinct keys by their first column
+    for key in dict.fromkeys(rows):
+        alike.setdefault(key[0], []).append(key)
     label_of = {}
-    for key in distinct.itertuples(index=False, name=None):
-        same = distinct[first == key[0]]
-        extra = [
-            str(value)
-            for value, column in zip(key[1:], same.columns[1:], strict=True)
-            if (key[0] in repeated and same[column].nunique() > 1) or value == "oracle"
-        ]
-        label = metric(key[0]).title if keys.columns[0] == "metric" else key[0]
-        label_of[key] = f"{label} ({', '.join(extra)})" if extra else label
-    return [label_of[key] for key in keys.itertuples(index=False, name=None)]
+    for first, of_first in alike.items():
+        differs = [len(set(values)) > 1 for values in zip(*of_first, strict=True)]
+        label = metric(first).title if keys.columns[0] == "metric" else first
+        for key in of_first:
+            extra = [
+                str(value) for value, needed in zip(key[1:], differs[1:], strict=True) if needed or value == "oracle"
+            ]
+            label_of[key] = f"{label} ({', '.join(extra)})" if extra else label
+    return [label_of[key] for key in rows]
 
 
 def ordered(names: Iterable[str], variants: Sequence[str] = ()) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import cache
 
 import pandas as pd
 
@@ -89,6 +90,7 @@ TEX = {
 OGONEK = "0328"  # an accent that LaTeX's default fonts do not have
 
 
+@cache
 def _tex(text: str) -> str:
     """Text as LaTeX prints it with no package; characters that it does not have by their number, U+4E2D."""
     words = " ".join(text.split())
