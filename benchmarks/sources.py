@@ -7,7 +7,6 @@ import importlib.util
 import symtable
 from collections.abc import Iterator
 from functools import cache
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,21 +50,13 @@ class _Parsed(NamedTuple):
 
 def _file(name: str, importer: str = "") -> Path | None:
     """The file of a module; None for a package without `__init__`, which runs nothing."""
-    spec = _spec(name)
-    if spec is None or (spec.origin and not Path(spec.origin).is_file()):  # as it was when it was looked for
-        _spec.cache_clear()
-        spec = _spec(name)
+    try:
+        spec = importlib.util.find_spec(name)
+    except ModuleNotFoundError:
+        spec = None
     if spec is None or (spec.origin and not Path(spec.origin).is_file()):
         raise ImportError(f"There is no module {name}{f', which {importer} imports' if importer else ''}.")
     return Path(spec.origin) if spec.origin else None
-
-
-@cache
-def _spec(name: str) -> ModuleSpec | None:
-    try:
-        return importlib.util.find_spec(name)
-    except ModuleNotFoundError:
-        return None
 
 
 def _imported(statement: ast.Import | ast.ImportFrom | ast.Call, module: str, is_package: bool) -> Iterator[str]:

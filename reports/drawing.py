@@ -30,6 +30,7 @@ from reports.load import error_text
 SUFFIXES = (".svg", ".pdf")
 LIBRARIES = ("matplotlib", "seaborn", "numpy", "pandas", "scipy", "pillow")
 KEPT_DAYS = 30  # since a figure was last used
+ERROR = "error.txt"  # of a figure without anything to draw
 FEW = 3  # figures that are drawn before another process has started
 
 
@@ -80,11 +81,15 @@ def digest(job: Job) -> str:
 
 @once
 def _code(figure: str) -> str:
-    """The figure's module with all that it imports of ours, the file format, and the versions of the libraries."""
-    modules = {
-        module: sources(module) for module in (f"reports.figures.{figure}", "reports.figures", "reports.render.svg")
-    }
-    return json.dumps([modules, {library: version(library) for library in LIBRARIES}], sort_keys=True)
+    """The figure's module with all that it imports of ours, and what all figures share."""
+    return json.dumps([sources(f"reports.figures.{figure}"), *_shared()], sort_keys=True)
+
+
+@once
+def _shared() -> list[dict[str, str]]:
+    """What writes figures and makes markup of them, and the versions of the libraries."""
+    ours = [sources("reports.figures"), sources("reports.render.svg")]
+    return [*ours, {library: version(library) for library in LIBRARIES}]
 
 
 def _plain(value: Any) -> Any:
@@ -126,12 +131,15 @@ def _draw(folder: Path, job: Job) -> str:
     from reports.render import svg
 
     try:
-        drawing = figures.draw(job.figure, job.rows)
         with replacing(folder) as partial:
             partial.mkdir()
-            for path in figures.save(drawing.figure, partial / "figure"):
-                if path.suffix == ".svg":
-                    (partial / "markup.txt").write_text(svg.inline(path, f"f{folder.name[:8]}"), encoding="utf-8")
+            try:
+                drawing = figures.draw(job.figure, job.rows)
+            except ValueError as error:  # these rows have nothing to draw
+                (partial / ERROR).write_text(error_text(error), encoding="utf-8")
+                return ""
+            svg_path, _ = figures.save(drawing.figure, partial / "figure")
+            (partial / "markup.txt").write_text(svg.inline(svg_path, f"f{folder.name[:8]}"), encoding="utf-8")
             (partial / "note.txt").write_text(drawing.note, encoding="utf-8")
     except Exception as error:  # a figure is a plug-in: one that cannot be drawn must not cost the others
         return error_text(error)
@@ -143,6 +151,8 @@ def _read(folder: Path, error: str) -> Drawn:
         return Drawn({}, "", "", error)
     with suppress(OSError):
         os.utime(folder)  # used now
+    if (folder / ERROR).exists():
+        return Drawn({}, "", "", (folder / ERROR).read_text(encoding="utf-8"))
     files = {suffix: (folder / f"figure{suffix}").read_bytes() for suffix in SUFFIXES}
     return Drawn(files, *((folder / f"{name}.txt").read_text(encoding="utf-8") for name in ("markup", "note")))
 

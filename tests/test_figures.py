@@ -61,7 +61,8 @@ def rows_of(name: str, folder: Path, variants: list[str], categories: list[str])
     """What a figure is drawn from: 3 seeds, both protocols."""
     data = cells(variants, categories)
     if name == "conventions":
-        return sensitivity.conventions(aggregate.aggregate(data, factories.NO_PLAN))
+        found = sensitivity.conventions(aggregate.aggregate(data, factories.NO_PLAN))
+        return found.query("protocol == 'one_class'")
     data = data[data.convention != "rescaled"]
     all_cells = aggregate.aggregate(data, factories.NO_PLAN)
     if name == "protocol_gap":
@@ -85,7 +86,7 @@ def rows_of(name: str, folder: Path, variants: list[str], categories: list[str])
         return pd.DataFrame([
             {"variant": v, "dataset": "d", "protocol": "one_class", "split": "a", "seed": seed, "phase": phase,
              "epoch": epoch, "name": of, "value": 0.5 + 0.4 / epoch}
-            for v in variants for seed in range(3) for phase in ("", "amplification")[: 1 + (v == "aand")]
+            for v in variants for seed in range(3) for phase in ("", "amplification")[: 1 + (name == "losses" and v == "aand")]
             for epoch in range(1, 101, 9) for of in of_metric
         ])  # fmt: skip
     if name in ("bars", "seeds"):

@@ -50,6 +50,6 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     paths = [stem.with_name(stem.name + suffix) for suffix in SUFFIXES]
     with rc_context(STYLE):
         figure.savefig(paths[0], dpi=DPI, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-        figure.set_layout_engine("none")  # the layout stands: laying out takes most of the time
+        figure.set_layout_engine(None)  # the layout stands: laying out takes most of the time
         figure.savefig(paths[1], dpi=DPI, metadata={"CreationDate": None, "Creator": None, "Producer": None})
     return paths

@@ -15,7 +15,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from benchmarks.schema import IMAGE_CONVENTION
 from reports.aggregate import Cell
@@ -161,8 +161,10 @@ def are_fractions(names: Iterable[str]) -> bool:
 
 
 def log_ticks(axis: Axis) -> None:
-    """Plain numbers at 1, 2 and 5 of each decade of a logarithmic axis."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    """A few plain numbers on a logarithmic axis whose data are drawn: at 1, 2 and 5 of each decade if there are two."""
+    low, high = axis.get_view_interval()
+    few = MaxNLocator(4) if high < 10 * low else LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,))
+    axis.set_major_locator(few)
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())
 
