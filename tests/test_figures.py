@@ -82,11 +82,12 @@ def rows_of(name: str, folder: Path, variants: list[str], categories: list[str])
         probes = pd.concat([probes.assign(subset=f"mixup {ratio}") for ratio in (0.3, 0.5, 0.7)])
         return aggregate.aggregate(probes, factories.NO_PLAN).query("category == 'mean'")
     if name in ("losses", "trajectory"):
+        phases = {"aand": ["", "amplification"]} if name == "losses" else {}
         of_metric = ["image_auroc", "pixel_auroc", "aupro", "validation"] if name == "trajectory" else ["level 1", "kl"]
         return pd.DataFrame([
             {"variant": v, "dataset": "d", "protocol": "one_class", "split": "a", "seed": seed, "phase": phase,
              "epoch": epoch, "name": of, "value": 0.5 + 0.4 / epoch}
-            for v in variants for seed in range(3) for phase in ("", "amplification")[: 1 + (name == "losses" and v == "aand")]
+            for v in variants for seed in range(3) for phase in phases.get(v, [""])
             for epoch in range(1, 101, 9) for of in of_metric
         ])  # fmt: skip
     if name in ("bars", "seeds"):

@@ -40,7 +40,8 @@ def inline(path: Path, name: str) -> str:
 def _opening(tag: re.Match[str]) -> str:
     """The element with its size in CSS pixels, of which there are 96 in an inch of 72 points."""
     width, height = (float(side) * ENLARGED * 96 / 72 for side in tag[1].split()[2:])
-    return f'<svg viewBox="{tag[1]}" width="{width:.0f}" height="{height:.0f}" aria-hidden="true">'
+    wide = ' class="wide"' if width > ENLARGED * 96 * 5 else ""  # inches: more than a column of a paper
+    return f'<svg viewBox="{tag[1]}" width="{width:.0f}" height="{height:.0f}"{wide} aria-hidden="true">'
 
 
 def _attributes(style: re.Match[str]) -> str:
