@@ -44,17 +44,22 @@ def _own(node: ast.ClassDef) -> set[str]:
     return {ast.unparse(item.target) for item in annotated if not ast.unparse(item.annotation).startswith("ClassVar")}
 
 
-@cache
-def _tree(module: str) -> ast.Module:
+def _statements(module: str) -> list[ast.stmt]:
+    """Those of a module of `methods`; none of another one, or if it is not there."""
     spec = find_spec(module) if module.startswith("methods.") else None
-    return ast.parse(Path(spec.origin).read_text(encoding="utf-8")) if spec and spec.origin else ast.Module([], [])
+    return _parsed(Path(spec.origin).read_text(encoding="utf-8")) if spec and spec.origin else []
+
+
+@cache
+def _parsed(text: str) -> list[ast.stmt]:
+    return ast.parse(text).body
 
 
 def _classes(module: str) -> dict[str, ast.ClassDef]:
-    return {node.name: node for node in _tree(module).body if isinstance(node, ast.ClassDef)}
+    return {node.name: node for node in _statements(module) if isinstance(node, ast.ClassDef)}
 
 
 def _imported(module: str) -> dict[str, str]:
     """The modules that names come from."""
-    imports = [node for node in _tree(module).body if isinstance(node, ast.ImportFrom)]
+    imports = [node for node in _statements(module) if isinstance(node, ast.ImportFrom)]
     return {alias.asname or alias.name: node.module or "" for node in imports for alias in node.names}

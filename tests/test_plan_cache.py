@@ -283,6 +283,7 @@ def test_neither_an_unchanged_plan_nor_a_typo_imports_torch(project: Path) -> No
         ("plna", {}, 2, "There is no command 'plna'. Did you mean 'plan'?"),
         ("plan --jsno", {}, 2, "No such option: --jsno"),
         ("plan", {"methods": ["fdd"]}, 2, "there is no method or variant 'fdd'"),
+        ("plan", {"hyper_parameters": {"epoch": 1}}, 2, "no method of the suite has the hyper-parameter 'epoch'"),
         ("plan", {"sedes": [0]}, 2, "unknown entry `sedes`"),
     ):
         ended, printed = start(WITHOUT_TORCH, arguments, **changes)
