@@ -10,10 +10,10 @@ from pathlib import Path
 from pkgutil import iter_modules
 
 import methods
-from benchmarks import imports
+from benchmarks import imports, signatures
 from benchmarks.execution import executors, loggers
 from benchmarks.metrics.conventions import CONVENTIONS
-from benchmarks.params import PATH, Params, needed_by_dvc
+from benchmarks.params import PATH, Params, Variant, needed_by_dvc
 from benchmarks.schema import IMPORTED, group_name
 from methods.base import InputError, did_you_mean
 
@@ -28,8 +28,8 @@ def check(params: Params) -> list[str]:
         Notices, one sentence each: what is stated, but concerns nothing in the suite.
 
     Raises:
-        InputError: an entry names what does not exist; all mistakes are listed, one a line. Hyper-parameters are looked
-            at when all other names are right, since importing the methods takes seconds.
+        InputError: an entry names what does not exist; all mistakes are listed, one a line. The values of
+            hyper-parameters are looked at when all names are right, since importing the methods takes seconds.
     """
     check_names(params, PATH)
     from benchmarks import runs
@@ -47,6 +47,7 @@ def check_names(params: Params, source: str | Path) -> None:
         InputError: an entry names what does not exist, or dvc.yaml needs one that is missing; one mistake a line.
     """
     _refuse([*_files(params), *_names(params), *_groups(params), *needed_by_dvc(params)], source)
+    _refuse(_hyper_parameters(params), source)
 
 
 def _refuse(mistakes: Iterable[str], source: str | Path) -> None:
@@ -104,6 +105,23 @@ def _names(params: Params) -> Iterator[str]:
         if dataset not in params.datasets:
             hint = did_you_mean(dataset, params.datasets)
             yield f"`categories` names {dataset!r}, which is not among `datasets`. {hint}"
+
+
+def _hyper_parameters(params: Params) -> Iterator[str]:
+    """Names that no method has, as far as their files tell."""
+    variants = {name: params.variants.get(name) or Variant(method=name) for name in params.methods}
+    known = {variant.method: signatures.hyper_parameters(variant.method) for variant in variants.values()}
+    for name, variant in variants.items():
+        names = known[variant.method]
+        for parameter in variant.overrides:
+            if names is not None and parameter not in names:
+                hint = did_you_mean(parameter, sorted(names))
+                yield f"{name}: Method {variant.method!r} has no hyper-parameter {parameter!r}. {hint}"
+    together = set().union(*filter(None, known.values()))
+    for parameter in params.hyper_parameters:
+        if None not in known.values() and parameter not in together:
+            hint = did_you_mean(parameter, sorted(together))
+            yield f"no method of the suite has the hyper-parameter {parameter!r}. {hint}"
 
 
 def _groups(params: Params) -> Iterator[str]:

@@ -46,8 +46,17 @@ ALLOWED: dict[str, set[str]] = {
     "benchmarks.params_schema": {"methods", *METHODS, *LEAVES, *DATA, "benchmarks.params"},
     "benchmarks.suite_files": {*METHODS, "benchmarks.params", "benchmarks.yaml_files"},
     "benchmarks.new_project": {*METHODS, "benchmarks.suite_files"},
-    "benchmarks.checks": {"methods", *METHODS, *LEAVES, *STORED, *DATA, *RUNS, "benchmarks.execution"},
     "benchmarks.imports": {*METHODS, *LEAVES, *STORED, "benchmarks.results"},
+    "benchmarks.checks": {
+        "methods",
+        *METHODS,
+        *LEAVES,
+        *STORED,
+        *DATA,
+        *RUNS,
+        "benchmarks.execution",
+        "benchmarks.signatures",
+    },
     "benchmarks.fingerprint": {
         "methods",
         *METHODS,
@@ -59,7 +68,10 @@ ALLOWED: dict[str, set[str]] = {
         "benchmarks.imports",
     },
     "benchmarks.runs": {"methods", *METHODS, *LEAVES, *STORED, *DATA, *RUNS},
-    "benchmarks.plan_cache": {"methods", *METHODS, *LEAVES, *STORED, *DATA, *RUNS},
+    "benchmarks.signatures": set(),
+    "benchmarks.stamps": {*METHODS, "benchmarks.plan", "benchmarks.sources"},
+    "benchmarks.plan_cache": {"methods", *METHODS, *LEAVES, *STORED, *DATA, *RUNS, "benchmarks.stamps"},
+    "benchmarks.report_cache": {*METHODS, "benchmarks.plan", "benchmarks.stamps"},
     "benchmarks.results": {*METHODS, *LEAVES, *STORED},
     "benchmarks.status_file": {*METHODS, *LEAVES, *STORED, "benchmarks.results"},
     "benchmarks.status": {*METHODS, *LEAVES, *STORED, *RESULTS},
@@ -146,12 +158,15 @@ COMMANDS = {
 NOT_DEPENDENCIES = {
     *STORED, *RESULTS, "benchmarks", "benchmarks.metrics", "benchmarks.storage", "benchmarks.storage.arrays",
     "benchmarks.storage.digests", "benchmarks.storage.disk", "benchmarks.storage.model_files",
-    "benchmarks.storage.score_files", "benchmarks.schema",
+    "benchmarks.storage.score_files", "benchmarks.schema", "benchmarks.wording",
     "methods", "methods.base", "methods.components", "methods.components.atomic", "benchmarks.params", "reports",
 }  # fmt: skip
 
-# Except where they decide the output: columns and seal of scores.
-WRITTEN = {"score": {"benchmarks.schema", "benchmarks.storage.digests", "benchmarks.storage.score_files"}}
+# Except where they decide the output: columns and seal of scores, and the sentences of the report.
+WRITTEN = {
+    "score": {"benchmarks.schema", "benchmarks.storage.digests", "benchmarks.storage.score_files"},
+    "report": {"benchmarks.wording"},
+}
 
 
 @pytest.mark.parametrize("stage", COMMANDS)

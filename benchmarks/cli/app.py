@@ -10,18 +10,30 @@ import sys
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from typer.core import TyperGroup
 
 from benchmarks.storage import disk
 from benchmarks.wording import printable
-from methods.base import InputError
+from methods.base import InputError, did_you_mean
+
+
+class Commands(TyperGroup):
+    """All commands. One that does not exist is bad input as any other: typer's own answer takes long to import."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] not in self.commands and not args[0].startswith("-"):
+            raise InputError(f"There is no command {args[0]!r}. {did_you_mean(args[0], self.commands)}")
+        return super().resolve_command(ctx, args)
+
 
 app = typer.Typer(
+    cls=Commands,
     help="A benchmark and reproducibility suite for teacher-student industrial anomaly detection.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

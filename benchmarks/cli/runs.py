@@ -95,6 +95,7 @@ def run(
         bool,
         typer.Option("--planned", help="As a stage of the pipeline: launch the whole plan, collect the chosen runs."),
     ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Make the chosen runs again: removes their results.")] = False,
 ) -> None:
     """Execute what is missing, stale or failed among the chosen runs, and store the results."""
     from benchmarks.runs import expand
@@ -105,6 +106,8 @@ def run(
     for group in chosen.groups:
         if group.unsupported:
             results.group_dir(group.name).mkdir(parents=True, exist_ok=True)  # DVC expects the stage's output
+    for entry in chosen.runs if force else ():
+        states.discard(entry)
     # One launch for the whole suite keeps every core busy; a run that failed in this pipeline run is not tried twice.
     planned_at = path.stat().st_mtime if planned else float("inf")
     pending = [run for run in (plan if planned else chosen).runs if states.is_pending(run, failed_before=planned_at)]

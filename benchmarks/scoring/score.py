@@ -22,6 +22,7 @@ from benchmarks.metrics.resize import Size, fit_maps, fit_masks
 from benchmarks.plan import Run
 from benchmarks.schema import IMAGE_CONVENTION, PROBE_COLUMNS, SCORE_COLUMNS
 from benchmarks.scoring import artifacts
+from benchmarks.wording import counted
 from methods.base import InputError, did_you_mean
 
 
@@ -120,7 +121,7 @@ def _items(dataset: Dataset, category: str, keys: Sequence[str]) -> list[Item]:
     missing = [key for key in keys if key not in known]
     if missing:
         raise InputError(
-            f"{dataset.root}: {len(missing)} images that were predicted are no longer in the data set, such as "
+            f"{dataset.root} lacks {counted(len(missing), 'image')} of the stored predictions, such as "
             f"{missing[0]}. Restore them, or run `dvc repro` to predict what is there now."
         )
     return [known[key] for key in keys]

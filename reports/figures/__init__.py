@@ -7,7 +7,6 @@ term or metric of every run. What figures share, colours and sizes above all, is
 
 from __future__ import annotations
 
-import inspect
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +16,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from methods.base import did_you_mean
-from reports.figures._style import STYLE
+from reports.figures._style import STYLE, Drawing
 from reports.specs import figure_names
 from reports.vocabulary import as_printed
 
@@ -25,7 +24,7 @@ SUFFIXES = (".svg", ".pdf")
 DPI = 160  # of pictures within a figure; all else is drawn as lines
 
 
-def draw(name: str, data: pd.DataFrame) -> Figure:
+def draw(name: str, data: pd.DataFrame) -> Drawing:
     """The figure of `reports/figures/NAME.py`.
 
     Raises:
@@ -35,17 +34,8 @@ def draw(name: str, data: pd.DataFrame) -> Figure:
     if "tied" in data:
         names["tied"] = data.tied.map(lambda tied: [as_printed(variant) for variant in tied])
     with rc_context(STYLE):
-        figure: Figure = _module(name).draw(data.assign(**names))
-    return figure
-
-
-def description(name: str) -> str:
-    """What a figure shows, for the page: the first paragraph of its module's docstring.
-
-    Raises:
-        ValueError: there is no such file.
-    """
-    return (inspect.getdoc(_module(name)) or "").partition("\n\n")[0]
+        drawing: Drawing = _module(name).draw(data.assign(**names))
+    return drawing
 
 
 def _module(name: str) -> ModuleType:
@@ -60,6 +50,6 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     paths = [stem.with_name(stem.name + suffix) for suffix in SUFFIXES]
     with rc_context(STYLE):
         figure.savefig(paths[0], dpi=DPI, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-        figure.set_layout_engine("none")  # the layout stands: laying out takes most of the time
+        figure.set_layout_engine(None)  # the layout stands: laying out takes most of the time
         figure.savefig(paths[1], dpi=DPI, metadata={"CreationDate": None, "Creator": None, "Producer": None})
     return paths
