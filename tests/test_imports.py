@@ -379,8 +379,15 @@ def test_a_seed_is_not_claimed_twice(suite: Callable[..., params.Params], their_
         importing.write(folder, suite(), GROUP, 0)
     with pytest.raises(InputError, match="holds the maps that are imported as seed 0 of theirs-toy-multi_class"):
         importing.write(folder, suite(), GROUP, 1)
+    scores = tmp_path / "scores.csv"
+    scores.write_text("image,score\n" + "".join(f"{key},{i}\n" for i, key in enumerate(their_maps)))
+    with pytest.raises(InputError, match="holds the maps that are imported as seed 0"):
+        importing.write(folder, suite(), GROUP, 1, scores)
     assert imports.seeds(GROUP.name) == [0]
     importing.write(folder, suite(), GROUP, 0, replace=True)
+    (imports.folder(GROUP.name, 0) / "import.json").write_text("{}")
+    with pytest.raises(InputError, match=r"seed0/import\.json is damaged\. Import its maps again"):
+        list(runs.expand(suite()))
 
 
 @pytest.mark.parametrize(
@@ -430,6 +437,8 @@ KEYS = ["bolt/test/good/000", "bolt/test/hole/001"]
         ("image,score\nbolt/test/good/000,high\n", "line 2: the score is 'high'"),
         ("image,score\nbolt/test/good/000,nan\n", "line 2: the score is 'nan'. Give a finite number"),
         ("image,score\nbolt/test/good/000\n", "line 2: the score is None"),
+        ("image,score\nbolt/test/good/000,1e300\n", "line 2: the score is '1e300'"),
+        ("score,image\n1\n", "line 2: the suite has no test image ''"),
         (
             "image,score\nbolt/test/good/000,1\nbolt/test/good/000.png,1\n",
             "line 3: a second score of bolt/test/good/000",
