@@ -1,5 +1,5 @@
 # Proctor and its libraries, at the versions of constraints.txt; projects are mounted (docs/clusters.md, "Containers").
-#   pip wheel --no-deps --wheel-dir dist . && docker build --tag proctor .
+#   pip wheel --no-deps --wheel-dir dist . && docker build --tag lab .
 FROM debian:bookworm-slim
 
 # Debian keeps one version of each package, so none can be pinned.

@@ -86,15 +86,15 @@ def read(group: str, seed: int) -> Import:
     """What an import says of itself.
 
     Raises:
-        ValueError: there is none, or it is damaged; the message names the file.
+        InputError: there is none, or it is damaged.
     """
     path = folder(group, seed) / "import.json"
     try:
         return Import.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror})") from None
+        raise InputError(f"{path} cannot be read ({error.strerror}). Import its maps again with --force.") from None
     except ValidationError:
-        raise ValueError(f"{path} is damaged") from None
+        raise InputError(f"{path} is damaged. Import its maps again with --force.") from None
 
 
 def write(target: Path, image_score: str, keys: Mapping[str, list[str]]) -> Import:
@@ -119,10 +119,9 @@ def outcome(run: Run, dataset: Dataset, split: Split) -> tuple[dict[str, Predict
     Raises:
         InputError: as `digest`, or an array was changed after it was imported.
     """
-    listed = _listed(run, split)
+    listed, image_score = _listed(run, split), read(run.group, run.seed).image_score
     try:
         predictions = results.read_arrays(folder(run.group, run.seed), listed)
-        image_score = read(run.group, run.seed).image_score
     except ValueError as error:
         raise InputError(f"{error}. {_cure(run)}") from None
     says = Stated.model_validate(run.hyper_parameters)
@@ -151,10 +150,7 @@ def _teacher(says: Stated) -> dict[str, Any] | None:
 
 
 def _listed(run: Run, split: Split) -> dict[str, Images]:
-    try:
-        imported = read(run.group, run.seed)
-    except ValueError as error:
-        raise InputError(f"{run.name}: {error}. {_cure(run)}") from None
+    imported = read(run.group, run.seed)
     for category, items in split.test.items():
         images = imported.categories.get(category)
         if images is None or images.keys != [item.key for item in items]:

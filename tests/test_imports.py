@@ -14,14 +14,16 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
-from benchmarks import checks, cli, datasets, fingerprint, imports, params, plan, results, runs, status
+from benchmarks import checks, cli, datasets, fingerprint, imports, params, plan, plan_cache, results, runs, status
 from benchmarks.execution import worker
 from benchmarks.plan import Run, Unsupported
+from benchmarks.plan_cache import PlanCache, Planned
 from benchmarks.scoring import score
 from benchmarks.submissions import bundle, importing, map_files, verify
 from methods.base import InputError
 from reports import tables
 from reports.analysis import checks as findings
+from reports.build import build
 
 pytestmark = pytest.mark.usefixtures("results_folder")
 GROUP = importing.Group("theirs", "toy", "multi_class")
@@ -215,6 +217,31 @@ def test_other_maps_or_statements_make_a_run_stale(
     assert status.read_status(now).reason == "changed: imported maps, stated"
 
 
+def test_an_import_makes_the_plan_of_last_time_void(
+    suite: Callable[..., params.Params], their_maps: Maps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan_cache, "TICK_SECONDS", -3600)  # all files count as old
+    values = suite()
+    cache = PlanCache(values)
+    cache.observe()
+    cache.write(Planned(plan.make("test", []), []))
+    assert PlanCache(values).read()
+    importing.write(save(tmp_path / "maps", their_maps), values, GROUP, 0)
+    assert not PlanCache(values).read()
+
+
+def test_the_page_says_imported_and_not_stated(
+    suite: Callable[..., params.Params], their_maps: Maps, tmp_path: Path
+) -> None:
+    values = suite(seeds=[0])
+    importing.write(save(tmp_path / "maps", their_maps), values, GROUP, 0)
+    plan.write(results.RESULTS, plan.make("test", execute(values)))
+    (tmp_path / "specs").mkdir()
+    page = build(results.RESULTS, tmp_path / "build", tmp_path / "specs").read_text()
+    assert '<th scope="row">theirs <small>imported</small></th>' in page
+    assert "<dt>paper</dt><dd>not stated</dd>" in page
+
+
 def test_a_bundle_of_imported_maps_is_verified(
     suite: Callable[..., params.Params], their_maps: Maps, tmp_path: Path, toy_root: Path
 ) -> None:
@@ -352,8 +379,15 @@ def test_a_seed_is_not_claimed_twice(suite: Callable[..., params.Params], their_
         importing.write(folder, suite(), GROUP, 0)
     with pytest.raises(InputError, match="holds the maps that are imported as seed 0 of theirs-toy-multi_class"):
         importing.write(folder, suite(), GROUP, 1)
+    scores = tmp_path / "scores.csv"
+    scores.write_text("image,score\n" + "".join(f"{key},{i}\n" for i, key in enumerate(their_maps)))
+    with pytest.raises(InputError, match="holds the maps that are imported as seed 0"):
+        importing.write(folder, suite(), GROUP, 1, scores)
     assert imports.seeds(GROUP.name) == [0]
     importing.write(folder, suite(), GROUP, 0, replace=True)
+    (imports.folder(GROUP.name, 0) / "import.json").write_text("{}")
+    with pytest.raises(InputError, match=r"seed0/import\.json is damaged\. Import its maps again"):
+        list(runs.expand(suite()))
 
 
 @pytest.mark.parametrize(
@@ -403,6 +437,8 @@ KEYS = ["bolt/test/good/000", "bolt/test/hole/001"]
         ("image,score\nbolt/test/good/000,high\n", "line 2: the score is 'high'"),
         ("image,score\nbolt/test/good/000,nan\n", "line 2: the score is 'nan'. Give a finite number"),
         ("image,score\nbolt/test/good/000\n", "line 2: the score is None"),
+        ("image,score\nbolt/test/good/000,1e300\n", "line 2: the score is '1e300'"),
+        ("score,image\n1\n", "line 2: the suite has no test image ''"),
         (
             "image,score\nbolt/test/good/000,1\nbolt/test/good/000.png,1\n",
             "line 3: a second score of bolt/test/good/000",

@@ -158,8 +158,10 @@ def _doubts(category: str, maps: NDArray[np.float32]) -> list[str]:
 
 def _require_another_seed(imported: Import, group: Group, seed: int, source: Path) -> None:
     """The same maps are no second seed: their standard deviation would be a false 0."""
+    maps = {category: images.maps for category, images in imported.categories.items()}
     for other in imports.seeds(group.name):
-        if other != seed and imports.read(group.name, other).categories == imported.categories:
+        categories = imports.read(group.name, other).categories if other != seed else {}
+        if {category: images.maps for category, images in categories.items()} == maps:
             raise InputError(
                 f"{source} holds the maps that are imported as seed {other} of {group.name}. Give those of another "
                 "seed; a method without randomness has one seed."

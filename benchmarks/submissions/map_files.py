@@ -117,8 +117,8 @@ def read_scores(path: Path, keys: Collection[str]) -> dict[str, float]:
                     f"{path}: its columns are {rows.fieldnames}; it needs `image` and `score`. Name them so."
                 )
             for row in rows:
-                place, image = f"{path}, line {rows.line_num}", row["image"]
-                key = image if image in keys else str(Path(image).with_suffix(""))
+                place, image = f"{path}, line {rows.line_num}", row["image"] or ""
+                key = image if image in keys else image.rpartition(".")[0]
                 if key not in keys:
                     hint = did_you_mean(image, keys, "Images are named CATEGORY/test/DEFECT/STEM.")
                     raise InputError(f"{place}: the suite has no test image {image!r}. {hint}")
@@ -139,6 +139,6 @@ def _number(text: str | None, place: str) -> float:
         value = float(text or "")
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
+    if not abs(value) <= np.finfo(np.float32).max:  # true of NaN
         raise InputError(f"{place}: the score is {text!r}. Give a finite number; higher is more anomalous.")
     return value
