@@ -1,0 +1,329 @@
+"""The models of anomalib, trained by anomalib's own engine on the images and weights that all other methods get.
+
+A variant names a model: `{method: anomalib, model: Patchcore, arguments: {num_neighbors: 1}}`.
+anomalib gets the normal images of the run and nothing else: no test image, no mask, and no label but "normal". Its
+metrics, thresholds and normalisation of scores are switched off.
+
+Akcay et al., ICIP 2022, arXiv 2202.08341; code open-edge-platform/anomalib, Apache-2.0, an optional package.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import signal
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from typing import Any, ClassVar, Self
+from unittest import mock
+
+import timm
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Sampler
+
+from methods.base import Context, InputError, Method, Prediction, Progress, Sample, did_you_mean
+from methods.components import feature_cache, teachers, train_loop
+from methods.components.atomic import replacing
+from methods.components.teachers import Teacher
+
+VERSION = "2.7.0"  # of anomalib; part of the code, so that another version makes runs stale
+TEACHER_ARGUMENTS = ("backbone",)  # what anomalib's classes call the architecture of the teacher
+SAVE_SECONDS = train_loop.CHECKPOINT_SECONDS
+PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
+# What each of these needs besides images, and does not get here.
+UNSUPPORTED = {
+    "EfficientAd": "it downloads ImageNette and a teacher of its own, which is no timm model",
+    "UniNet": "it takes both of its teachers from torchvision's hub, and no local weights",
+    "WinClip": "it is zero-shot: it downloads CLIP and learns nothing from the training images",
+    "VlmAd": "it asks a language model over the network",
+}
+
+
+@dataclass(kw_only=True, eq=False)
+class Anomalib(Method):
+    """A model of anomalib.
+
+    Attributes:
+        model: the name of its class in `anomalib.models`.
+        teacher: gives the model's backbone its architecture and weights, see `methods.components.teachers`; None for a
+            model without such a backbone.
+        image_size: side in pixels to which every image is resized.
+        epochs: ignored by models that pass once over the images, such as Patchcore; tables then say "no epochs".
+        arguments: of the model's class, other than those above.
+    """
+
+    paper: ClassVar[str] = "Akcay et al., Anomalib: A Deep Learning Library for Anomaly Detection, ICIP 2022"
+    source: ClassVar[str] = f"open-edge-platform/anomalib {VERSION}"
+    deviations: ClassVar[tuple[str, ...]] = (
+        "anomalib's implementation, which may differ from the paper of each model.",
+        "Images are resized as for all methods, by Pillow on 8 bits; anomalib resizes them as floating-point tensors.",
+        "anomalib's validation, which by default selects thresholds on test images, is switched off.",
+    )
+
+    model: str = "Patchcore"
+    teacher: str | None = "resnet18.tv_in1k"
+    image_size: int = 256
+    epochs: int = 100
+    batch_size: int = 32
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for key in ("epochs", "batch_size"):
+            if getattr(self, key) <= 0:
+                raise InputError(f"Anomalib: {key}={getattr(self, key)}; it must be above 0.")
+        if self.image_size % 32 or self.image_size < 64:
+            raise InputError(f"Anomalib: image_size={self.image_size}; it must be a multiple of 32, at least 64.")
+
+    def unsupported(self, dataset: str, protocol: str) -> str | None:  # type: ignore[override]  # depends on the model
+        _check_installed()
+        reason = UNSUPPORTED.get(self.model)
+        if not reason:
+            self._class()
+        return reason and f"anomalib's {self.model}: {reason}"
+
+    def _class(self) -> Any:
+        """The model's class, which knows all arguments."""
+        from anomalib import models
+
+        if self.model not in models.__all__:
+            raise InputError(
+                f"anomalib {VERSION} has no model {self.model!r}. {did_you_mean(self.model, models.__all__)}"
+            )
+        model = getattr(models, self.model)
+        known = inspect.signature(model).parameters
+        named = {name for name in TEACHER_ARGUMENTS if name in known}
+        for name in self.arguments:
+            if name in named:
+                raise InputError(f"anomalib's {self.model}: `teacher` sets {name}; remove it from `arguments`.")
+            if name not in known:
+                raise InputError(f"anomalib's {self.model} has no argument {name!r}. {did_you_mean(name, known)}")
+        if bool(named) != bool(self.teacher):
+            cure = "name one" if named else "set `teacher: null`"
+            raise InputError(f"anomalib's {self.model} has {'a' if named else 'no'} backbone for a teacher: {cure}.")
+        return model
+
+    def fit(self, train: Sequence[Sample], validation: Sequence[Sample], context: Context) -> Self:
+        if not train:
+            raise InputError("Anomalib got no training image: check the data set's train folder.")
+        _check_installed()
+        train_loop.set_determinism(context)
+        teacher = teachers.load(self.teacher, context.weights) if self.teacher else None
+        self.teacher_record_ = teacher and teacher.record
+        train_loop.seed(context.seed, 0)
+        self.model_ = self._create(teacher)
+        self.is_trained_ = self.model_.trainer_arguments.get("max_epochs") != 1
+        images = feature_cache.load_images(train, self.image_size, context.cache)
+        self.history_ = self._train(images, context)
+        return self
+
+    def _create(self, teacher: Teacher | None) -> Any:
+        model = self._class()
+        size = (self.image_size, self.image_size)
+        named = {name: teacher.architecture.partition(".")[0] for name in TEACHER_ARGUMENTS if teacher}
+        parts = dict.fromkeys(("post_processor", "evaluator", "visualizer"), False)
+        try:
+            with _weights_of(teacher):
+                return model(pre_processor=model.configure_pre_processor(size), **parts, **named, **self.arguments)
+        except (ValueError, TypeError) as error:
+            raise error if isinstance(error, InputError) else InputError(f"anomalib's {self.model}: {error}") from error
+
+    def _train(self, images: feature_cache.Rows, context: Context) -> list[train_loop.Epoch]:
+        """Have anomalib's engine fit the model; the history of its epochs, empty if it passes once over the images."""
+        from anomalib.callbacks import ModelCheckpoint
+        from anomalib.engine import Engine
+        from lightning.pytorch.plugins.environments import LightningEnvironment
+
+        for logger in ("lightning.pytorch", "lightning_fabric"):  # which tell what no reader of a job's log can change
+            logging.getLogger(logger).setLevel(logging.WARNING)
+        reporter = _reporter(len(images), self.epochs if self.is_trained_ else 0, context)
+        checkpoint = context.checkpoint if context.checkpoint and context.checkpoint.exists() else None
+        with tempfile.TemporaryDirectory() as folder:
+            engine = Engine(
+                callbacks=[reporter, ModelCheckpoint(dirpath=folder, save_top_k=0)],  # which saves nothing
+                default_root_dir=folder,
+                accelerator=torch.device(context.device).type,
+                devices=1,
+                max_epochs=self.epochs,
+                precision=PRECISIONS[context.precision if self.is_trained_ else "float32"],
+                plugins=[LightningEnvironment()],  # on a SLURM node too, where Lightning would requeue the job itself
+                limit_val_batches=0,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            )
+            engine.fit(
+                self.model_, datamodule=_data_module(images, self.batch_size, context.seed), ckpt_path=checkpoint
+            )
+            groups = [group for optimiser in engine.trainer.optimizers for group in optimiser.param_groups]
+        trained = sum(weight.numel() for group in groups for weight in group["params"])
+        self.parameters_ = {"teacher": sum(weight.numel() for weight in self.model_.parameters()) - trained}
+        self.parameters_ |= {"student": trained} if trained else {}
+        self.model_.eval().to(context.device)
+        return reporter.history
+
+    @torch.no_grad()
+    def predict(self, test: Sequence[Sample], context: Context) -> Iterator[Prediction]:
+        if not test:
+            return
+        train_loop.set_determinism(context)
+        images, done = feature_cache.load_images(test, self.image_size, context.cache), 0
+        for batch in torch.arange(len(test)).split(context.predict_batch):
+            scores, _, maps, _ = self.model_(images[batch.tolist()].to(context.device) / 255)
+            for score, anomaly_map in zip(scores.flatten(), maps.float().cpu().squeeze(1), strict=True):
+                yield Prediction(score.item(), anomaly_map)  # (s, s)
+            done += len(batch)
+            context.progress(Progress("predict", done, len(test)))
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Of models without epochs, `epochs` is left out: tables compare it with that of others."""
+        hyper_parameters = asdict(self)
+        if not self.is_trained_:
+            del hyper_parameters["epochs"]
+        recorded = {
+            "hyper_parameters": hyper_parameters,
+            "history": self.history_,
+            "image_size": self.image_size,
+            "parameters": self.parameters_,
+        }
+        return recorded | ({"teacher": self.teacher_record_} if self.teacher_record_ else {})
+
+
+def _check_installed() -> None:
+    """Make sure of the package and its version, without importing it.
+
+    Raises:
+        InputError: it is missing, or of another version.
+    """
+    try:
+        installed = f"anomalib {metadata.version('anomalib')}"
+    except metadata.PackageNotFoundError:
+        installed = "no anomalib"
+    if installed != f"anomalib {VERSION}":
+        raise InputError(
+            f"{installed} is installed, and anomalib {VERSION} is needed: `pip install -c constraints.txt '.[anomalib]'` "
+            "in the project's folder installs it."
+        )
+
+
+@contextmanager
+def _weights_of(teacher: Teacher | None) -> Iterator[None]:
+    """Inside, a pretrained network that anomalib asks timm for gets the teacher's weights, and none is downloaded."""
+    create = timm.create_model
+
+    def local(name: str, pretrained: bool = False, **how: Any) -> nn.Module:
+        network = create(name, pretrained=False, **how)
+        if pretrained:
+            _load(network, name, teacher)
+        return network
+
+    with mock.patch.object(timm, "create_model", local):
+        yield
+
+
+def _load(network: nn.Module, name: str, teacher: Teacher | None) -> None:
+    """Copy the teacher's weights into another network of its architecture."""
+    if teacher is None or teacher.architecture.partition(".")[0] != name:
+        raise InputError(f"anomalib asks for the weights of {name}, and the teacher is {teacher and teacher.name}.")
+    source: Any = teacher.network
+    weights = {_flat(key): value for key, value in source.model.state_dict().items()}
+    needed = network.state_dict()
+    if missing := [key for key in needed if _flat(key) not in weights]:
+        raise InputError(
+            f"anomalib's network needs layers of {name} beyond stride 16, which a teacher does not have, such as "
+            f"{missing[0]}. Choose other `layers` under `arguments`."
+        )
+    network.load_state_dict({key: weights[_flat(key)] for key in needed})
+
+
+def _flat(key: str) -> str:
+    """The name of a weight, the same whether timm has flattened the network's stages or not."""
+    return key.replace(".", "_")
+
+
+def _data_module(images: feature_cache.Rows, batch_size: int, seed: int) -> Any:
+    """The images as batches of anomalib, each with the label "normal"."""
+    from anomalib.data import ImageBatch
+    from lightning import LightningDataModule
+
+    def batch(rows: list[int]) -> Any:
+        return ImageBatch(image=images[rows] / 255, gt_label=torch.zeros(len(rows), dtype=torch.bool))
+
+    class Data(LightningDataModule):
+        name, category, train_batch_size = "images", "", batch_size
+
+        def train_dataloader(self) -> DataLoader:
+            rows: Any = range(len(images))
+            return DataLoader(rows, batch_size, sampler=_Shuffled(len(images), seed), collate_fn=batch)
+
+    return Data()
+
+
+class _Shuffled(Sampler[int]):
+    """The order of images in an epoch, the same as in `train_loop.optimise`."""
+
+    def __init__(self, images: int, seed: int) -> None:
+        self.images, self.seed, self.epoch = images, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch; they are counted from 0."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        train_loop.seed(self.seed, self.epoch + 1)
+        yield from torch.randperm(self.images).tolist()
+
+    def __len__(self) -> int:
+        return self.images
+
+
+def _reporter(images: int, epochs: int, context: Context) -> Any:
+    """What Lightning calls during a fit: it seeds each step, and saves and reports each epoch, or else each batch."""
+    from lightning import Callback
+
+    on_termination = signal.getsignal(signal.SIGTERM)
+
+    class Reporter(Callback):
+        def __init__(self) -> None:
+            self.history: list[train_loop.Epoch] = []
+            self.started = self.saved = time.monotonic()
+            self.seen = 0
+
+        def setup(self, *_: Any, **__: Any) -> None:
+            signal.signal(signal.SIGTERM, on_termination)  # Lightning's would put the end of the process off
+
+        def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
+            if epochs and context.checkpoint and self.history and time.monotonic() - self.saved > SAVE_SECONDS:
+                with replacing(context.checkpoint) as partial:
+                    trainer.save_checkpoint(partial)
+                self.saved = time.monotonic()
+            self.started = time.monotonic()
+
+        def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, index: int) -> None:
+            train_loop.seed(context.seed, trainer.current_epoch + 1, index + 1)
+
+        def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int) -> None:
+            self.seen += len(batch.image)
+            if not epochs:
+                context.progress(Progress("fit", self.seen, images))
+
+        def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
+            if not epochs:
+                return
+            logged = trainer.callback_metrics.items()
+            terms = {name.removesuffix("_epoch"): value.item() for name, value in logged if not name.endswith("_step")}
+            epoch, seconds = trainer.current_epoch + 1, round(time.monotonic() - self.started, 3)
+            self.history.append({"epoch": epoch, "seconds": seconds, "terms": terms, "measured": {}})
+            context.progress(Progress("fit", epoch, epochs, terms))
+
+        def state_dict(self) -> dict[str, Any]:
+            return {"history": self.history}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            self.history = state["history"]
+
+    return Reporter()
