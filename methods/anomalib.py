@@ -9,20 +9,24 @@ Akcay et al., ICIP 2022, arXiv 2202.08341; code open-edge-platform/anomalib, Apa
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import logging
 import signal
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar, Self
 from unittest import mock
 
 import timm
 import torch
+import torchvision
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
 
@@ -32,15 +36,13 @@ from methods.components.atomic import replacing
 from methods.components.teachers import Teacher
 
 VERSION = "2.7.0"  # of anomalib; part of the code, so that another version makes runs stale
-TEACHER_ARGUMENTS = ("backbone",)  # what anomalib's classes call the architecture of the teacher
+TEACHER_ARGUMENTS = ("backbone", "teacher_backbone", "student_backbone")  # what classes call the architecture
 SAVE_SECONDS = train_loop.CHECKPOINT_SECONDS
 PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
-# What each of these needs besides images, and does not get here.
-UNSUPPORTED = {
-    "EfficientAd": "it downloads ImageNette and a teacher of its own, which is no timm model",
-    "UniNet": "it takes both of its teachers from torchvision's hub, and no local weights",
+UNSUPPORTED = {  # because of what they need besides images and the weights of one network
+    "EfficientAd": "it trains on ImageNette too and has a teacher of its own, both of which it downloads",
     "WinClip": "it is zero-shot: it downloads CLIP and learns nothing from the training images",
-    "VlmAd": "it asks a language model over the network",
+    "VlmAd": "it asks a language model",
 }
 
 
@@ -52,6 +54,7 @@ class Anomalib(Method):
         model: the name of its class in `anomalib.models`.
         teacher: gives the model's backbone its architecture and weights, see `methods.components.teachers`; None for a
             model without such a backbone.
+        encoder: a weight file, in timm's naming, of a network that is no teacher, such as Dinomaly's transformer.
         image_size: side in pixels to which every image is resized.
         epochs: ignored by models that pass once over the images, such as Patchcore; tables then say "no epochs".
         arguments: of the model's class, other than those above.
@@ -67,6 +70,7 @@ class Anomalib(Method):
 
     model: str = "Patchcore"
     teacher: str | None = "resnet18.tv_in1k"
+    encoder: Path | None = None
     image_size: int = 256
     epochs: int = 100
     batch_size: int = 32
@@ -82,29 +86,35 @@ class Anomalib(Method):
     def unsupported(self, dataset: str, protocol: str) -> str | None:  # type: ignore[override]  # depends on the model
         _check_installed()
         reason = UNSUPPORTED.get(self.model)
-        if not reason:
-            self._class()
+        if not reason and "encoder_name" in inspect.signature(self._class()).parameters and not self.encoder:
+            reason = "it downloads a vision transformer, unless `encoder` names a file of its weights"
         return reason and f"anomalib's {self.model}: {reason}"
 
     def _class(self) -> Any:
-        """The model's class, which knows all arguments."""
+        """The model's class, which knows all arguments.
+
+        Raises:
+            InputError: there is no such model or argument, or the class takes no teacher, or needs one.
+        """
         from anomalib import models
 
+        name = f"anomalib's {self.model}"
         if self.model not in models.__all__:
-            raise InputError(
-                f"anomalib {VERSION} has no model {self.model!r}. {did_you_mean(self.model, models.__all__)}"
-            )
+            raise InputError(f"anomalib has no model {self.model!r}. {did_you_mean(self.model, models.__all__)}")
         model = getattr(models, self.model)
         known = inspect.signature(model).parameters
-        named = {name for name in TEACHER_ARGUMENTS if name in known}
-        for name in self.arguments:
-            if name in named:
-                raise InputError(f"anomalib's {self.model}: `teacher` sets {name}; remove it from `arguments`.")
-            if name not in known:
-                raise InputError(f"anomalib's {self.model} has no argument {name!r}. {did_you_mean(name, known)}")
-        if bool(named) != bool(self.teacher):
-            cure = "name one" if named else "set `teacher: null`"
-            raise InputError(f"anomalib's {self.model} has {'a' if named else 'no'} backbone for a teacher: {cure}.")
+        backbones = [argument for argument in TEACHER_ARGUMENTS if argument in known]
+        for argument in self.arguments:
+            if argument not in known:
+                raise InputError(f"{name} has no argument {argument!r}. {did_you_mean(argument, known)}")
+            if argument in backbones and self.teacher:
+                raise InputError(f"{name}: `teacher` sets {argument}; remove it from `arguments`.")
+        if self.teacher and not backbones:
+            raise InputError(f"{name} has no backbone for the teacher {self.teacher}: set `teacher: null`.")
+        if self.teacher and self.encoder:
+            raise InputError(f"{name} has both a teacher and an encoder; set one of them to null.")
+        if backbones and not (self.teacher or self.encoder):
+            raise InputError(f"{name} has a backbone: name its `teacher`.")
         return model
 
     def fit(self, train: Sequence[Sample], validation: Sequence[Sample], context: Context) -> Self:
@@ -112,25 +122,31 @@ class Anomalib(Method):
             raise InputError("Anomalib got no training image: check the data set's train folder.")
         _check_installed()
         train_loop.set_determinism(context)
-        teacher = teachers.load(self.teacher, context.weights) if self.teacher else None
-        self.teacher_record_ = teacher and teacher.record
         train_loop.seed(context.seed, 0)
-        self.model_ = self._create(teacher)
+        self.model_ = self._create(context)
         self.is_trained_ = self.model_.trainer_arguments.get("max_epochs") != 1
         images = feature_cache.load_images(train, self.image_size, context.cache)
         self.history_ = self._train(images, context)
         return self
 
-    def _create(self, teacher: Teacher | None) -> Any:
-        model = self._class()
-        size = (self.image_size, self.image_size)
-        named = {name: teacher.architecture.partition(".")[0] for name in TEACHER_ARGUMENTS if teacher}
-        parts = dict.fromkeys(("post_processor", "evaluator", "visualizer"), False)
+    def _create(self, context: Context) -> Any:
+        """The model with the weights of the teacher or encoder, and without what scores and draws in anomalib."""
+        model, teacher = self._class(), None
+        size, how = (self.image_size, self.image_size), self.arguments
+        if self.teacher:
+            teacher = teachers.load(self.teacher, context.weights)
+            known = inspect.signature(model).parameters
+            how = how | {name: _architecture(teacher) for name in TEACHER_ARGUMENTS if name in known}
+        self.teacher_record_ = teacher.record if teacher else _record(self.encoder)
+        how = how | dict.fromkeys(("post_processor", "evaluator", "visualizer"), False)
+        crop = {"crop_size": self.image_size} if self.model == "Dinomaly" else {}  # its default leaves a margin out
         try:
-            with _weights_of(teacher):
-                return model(pre_processor=model.configure_pre_processor(size), **parts, **named, **self.arguments)
-        except (ValueError, TypeError) as error:
-            raise error if isinstance(error, InputError) else InputError(f"anomalib's {self.model}: {error}") from error
+            with _local_weights(teacher, self.encoder):
+                return model(pre_processor=model.configure_pre_processor(size, **crop), **how)
+        except InputError:
+            raise
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise InputError(f"anomalib's {self.model}: {error}") from error
 
     def _train(self, images: feature_cache.Rows, context: Context) -> list[train_loop.Epoch]:
         """Have anomalib's engine fit the model; the history of its epochs, empty if it passes once over the images."""
@@ -205,39 +221,68 @@ def _check_installed() -> None:
         installed = "no anomalib"
     if installed != f"anomalib {VERSION}":
         raise InputError(
-            f"{installed} is installed, and anomalib {VERSION} is needed: `pip install -c constraints.txt '.[anomalib]'` "
-            "in the project's folder installs it."
+            f"{installed} is installed, and anomalib {VERSION} is needed: `pip install '.[anomalib]' -c "
+            "constraints.txt` in the project's folder installs it."
         )
 
 
+def _architecture(teacher: Teacher) -> str:
+    """As timm and torchvision call it, without timm's tag."""
+    return teacher.architecture.partition(".")[0]
+
+
+def _record(encoder: Path | None) -> dict[str, str] | None:
+    if encoder is None:
+        return None
+    with encoder.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return {"name": encoder.stem, "sha256": digest, "pretraining": "not stated in its file"}
+
+
 @contextmanager
-def _weights_of(teacher: Teacher | None) -> Iterator[None]:
-    """Inside, a pretrained network that anomalib asks timm for gets the teacher's weights, and none is downloaded."""
+def _local_weights(teacher: Teacher | None, encoder: Path | None) -> Iterator[None]:
+    """Inside, pretrained networks that anomalib asks timm or torchvision for get our weights; none is downloaded."""
     create = timm.create_model
 
-    def local(name: str, pretrained: bool = False, **how: Any) -> nn.Module:
+    def from_timm(name: str, pretrained: bool = False, **how: Any) -> nn.Module:
+        if pretrained and encoder:
+            return create(name, pretrained=True, pretrained_cfg_overlay={"file": str(encoder)}, **how)
         network = create(name, pretrained=False, **how)
         if pretrained:
-            _load(network, name, teacher)
+            _load(network, name, teacher, optional=())
         return network
 
-    with mock.patch.object(timm, "create_model", local):
+    def from_torchvision(name: str) -> Any:
+        def build(weights: None) -> nn.Module:
+            return _load(builder(weights=None), name, teacher, optional=("layer4", "fc"))  # which anomalib cuts off
+
+        builder = getattr(torchvision.models, name)
+        return mock.patch.object(torchvision.models, name, build)
+
+    names = [_architecture(teacher)] if teacher and hasattr(torchvision.models, _architecture(teacher)) else []
+    no_weights = SimpleNamespace(DEFAULT=None)
+    with ExitStack() as patches:
+        patches.enter_context(mock.patch.object(timm, "create_model", from_timm))
+        patches.enter_context(mock.patch.object(torchvision.models, "get_model_weights", lambda name: no_weights))
+        for name in names:
+            patches.enter_context(from_torchvision(name))
         yield
 
 
-def _load(network: nn.Module, name: str, teacher: Teacher | None) -> None:
-    """Copy the teacher's weights into another network of its architecture."""
-    if teacher is None or teacher.architecture.partition(".")[0] != name:
-        raise InputError(f"anomalib asks for the weights of {name}, and the teacher is {teacher and teacher.name}.")
+def _load(network: nn.Module, name: str, teacher: Teacher | None, optional: tuple[str, ...]) -> nn.Module:
+    """Copy the teacher's weights into another network of its architecture; layers of `optional` names may have none."""
+    if teacher is None or _architecture(teacher) != name:
+        raise InputError(f"anomalib asks for the weights of {name}: name its `teacher`, or a weight file as `encoder`.")
     source: Any = teacher.network
     weights = {_flat(key): value for key, value in source.model.state_dict().items()}
-    needed = network.state_dict()
+    needed = [key for key in network.state_dict() if not key.startswith(optional)]
     if missing := [key for key in needed if _flat(key) not in weights]:
         raise InputError(
             f"anomalib's network needs layers of {name} beyond stride 16, which a teacher does not have, such as "
             f"{missing[0]}. Choose other `layers` under `arguments`."
         )
-    network.load_state_dict({key: weights[_flat(key)] for key in needed})
+    network.load_state_dict({key: weights[_flat(key)] for key in needed}, strict=not optional)
+    return network
 
 
 def _flat(key: str) -> str:
@@ -246,12 +291,15 @@ def _flat(key: str) -> str:
 
 
 def _data_module(images: feature_cache.Rows, batch_size: int, seed: int) -> Any:
-    """The images as batches of anomalib, each with the label "normal"."""
+    """The images as batches of anomalib, each with the label "normal" and an empty mask."""
     from anomalib.data import ImageBatch
     from lightning import LightningDataModule
 
     def batch(rows: list[int]) -> Any:
-        return ImageBatch(image=images[rows] / 255, gt_label=torch.zeros(len(rows), dtype=torch.bool))
+        image = images[rows] / 255
+        return ImageBatch(
+            image=image, gt_label=torch.zeros(len(rows)).bool(), gt_mask=torch.zeros_like(image[:, 0]).bool()
+        )
 
     class Data(LightningDataModule):
         name, category, train_batch_size = "images", "", batch_size
@@ -296,15 +344,18 @@ def _reporter(images: int, epochs: int, context: Context) -> Any:
         def setup(self, *_: Any, **__: Any) -> None:
             signal.signal(signal.SIGTERM, on_termination)  # Lightning's would put the end of the process off
 
-        def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
-            if epochs and context.checkpoint and self.history and time.monotonic() - self.saved > SAVE_SECONDS:
+        def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, index: int) -> None:
+            if index == 0:  # between epochs, Lightning's counters of batches and schedulers are not ready to be saved
+                self.save(trainer)
+                self.started = time.monotonic()
+            train_loop.seed(context.seed, trainer.current_epoch + 1, index + 1)
+
+        def save(self, trainer: Any) -> None:
+            is_due = bool(self.history) and time.monotonic() - self.saved > SAVE_SECONDS
+            if context.checkpoint and is_due:
                 with replacing(context.checkpoint) as partial:
                     trainer.save_checkpoint(partial)
                 self.saved = time.monotonic()
-            self.started = time.monotonic()
-
-        def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, index: int) -> None:
-            train_loop.seed(context.seed, trainer.current_epoch + 1, index + 1)
 
         def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int) -> None:
             self.seen += len(batch.image)

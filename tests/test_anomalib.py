@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from test_methods import predictions, samples
 
@@ -42,7 +43,9 @@ def test_without_the_package_its_name_and_the_cure_are_told_before_any_fit(monke
         lambda: create("Patchcore").unsupported("toy", "one_class"),
         lambda: create("Patchcore").fit(samples(2), [], Context()),
     ):
-        with pytest.raises(InputError, match=r"no anomalib is installed, .*: `pip install .*\.\[anomalib\]'`"):
+        with pytest.raises(
+            InputError, match=r"no anomalib is installed, .*: `pip install '\.\[anomalib\]' -c constraints.txt`"
+        ):
             attempt()
 
 
@@ -72,8 +75,9 @@ def test_a_hyper_parameter_out_of_range_is_refused(values: dict[str, Any]) -> No
         ({"model": "PatchCore"}, "has no model 'PatchCore'. Did you mean 'Patchcore'"),
         ({"arguments": {"num_neighbours": 1}}, "no argument 'num_neighbours'. Did you mean 'num_neighbors'"),
         ({"arguments": {"backbone": "resnet18"}}, "`teacher` sets backbone; remove it"),
-        ({"teacher": None}, "a backbone for a teacher: name one"),
-        ({"model": "Ganomaly"}, "no backbone for a teacher: set `teacher: null`"),
+        ({"teacher": None}, "has a backbone: name its `teacher`"),
+        ({"model": "Ganomaly"}, "no backbone for the teacher resnet18.untrained: set `teacher: null`"),
+        ({"encoder": Path("vit.pth")}, "both a teacher and an encoder"),
     ],
 )
 def test_a_wrong_name_is_refused_before_any_fit(anomalib: Any, values: dict[str, Any], message: str) -> None:
@@ -83,8 +87,11 @@ def test_a_wrong_name_is_refused_before_any_fit(anomalib: Any, values: dict[str,
 
 def test_what_a_model_cannot_do_is_its_reason(anomalib: Any) -> None:
     assert create("Patchcore").unsupported("toy", "one_class") is None
-    for model in adapter.UNSUPPORTED:
-        assert model in (create(model).unsupported("toy", "one_class") or "")
+    reasons = {model: create(model).unsupported("toy", "one_class") for model in adapter.UNSUPPORTED}
+    reasons["Dinomaly"] = create("Dinomaly", teacher=None).unsupported("toy", "multi_class")
+    assert all(reason and model in reason for model, reason in reasons.items())
+    assert "ImageNette" in reasons["EfficientAd"]
+    assert "unless `encoder` names a file" in reasons["Dinomaly"]
 
 
 @pytest.mark.parametrize("model", [*TRAINED, *IN_ONE_PASS])
@@ -142,6 +149,33 @@ def test_layers_that_a_teacher_does_not_have_are_named(anomalib: Any) -> None:
 def test_an_error_of_the_model_is_an_input_error(anomalib: Any) -> None:
     with pytest.raises(InputError, match=r"anomalib's Padim: .*n_features"):
         create("Padim", arguments={"n_features": 10_000}).fit(samples(2), [], Context())
+
+
+def test_networks_of_torchvision_get_the_teacher_too(anomalib: Any) -> None:
+    method = create("UniNet", teacher="resnet50.untrained", epochs=1).fit(samples(4), [], Context())
+    ours = teachers.load("resnet50.untrained", {}).network.state_dict()
+    source, target = (network.state_dict() for network in method.model_.model.teachers.children())
+    assert torch.equal(source["layer3.0.conv1.weight"], ours["model.layer3.0.conv1.weight"])
+    assert not torch.equal(target["layer3.0.conv1.weight"], source["layer3.0.conv1.weight"])  # it is trained
+    assert maps(method).isfinite().all()
+
+
+def test_a_transformer_gets_its_weights_from_a_file(anomalib: Any, tmp_path: Path) -> None:
+    name, file = "vit_small_patch14_reg4_dinov2", tmp_path / "vit.pth"
+    weights = timm.create_model(name, pretrained=False).state_dict()
+    torch.save(weights, file)
+    arguments = {"encoder_name": name}
+    method = create("Dinomaly", teacher=None, encoder=file, image_size=224, epochs=1, arguments=arguments)
+    assert method.unsupported("toy", "multi_class") is None
+    assert maps(method).shape == (3, 224, 224)
+    encoder = method.model_.model.encoder.feature_extractor.state_dict()
+    assert all(torch.equal(encoder[key], weights[key]) for key in weights if key in encoder)
+    assert method.record["teacher"]["name"] == "vit"
+    file.write_bytes(b"not weights")
+    with pytest.raises(InputError, match="anomalib's Dinomaly"):
+        create("Dinomaly", teacher=None, encoder=file, image_size=224, arguments=arguments).fit(
+            samples(2), [], Context()
+        )
 
 
 class Interrupted(Exception):
