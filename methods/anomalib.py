@@ -12,37 +12,29 @@ from __future__ import annotations
 import hashlib
 import inspect
 import logging
-import signal
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, ClassVar, Self
-from unittest import mock
 
-import timm
 import torch
-import torchvision
-from torch import nn
-from torch.utils.data import DataLoader, Sampler
+from pydantic_core import to_jsonable_python
 
 from methods.base import Context, InputError, Method, Prediction, Progress, Sample, did_you_mean
-from methods.components import feature_cache, teachers, train_loop
-from methods.components.atomic import replacing
-from methods.components.teachers import Teacher
+from methods.components import feature_cache, lightning_fit, teachers, train_loop
+from methods.components.local_weights import architecture, replace_downloads
 
 VERSION = "2.7.0"  # of anomalib; part of the code, so that another version makes runs stale
 TEACHER_ARGUMENTS = ("backbone", "teacher_backbone", "student_backbone")  # what classes call the architecture
-SAVE_SECONDS = train_loop.CHECKPOINT_SECONDS
 PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
 UNSUPPORTED = {  # because of what they need besides images and the weights of one network
     "EfficientAd": "it trains on ImageNette too and has a teacher of its own, both of which it downloads",
     "WinClip": "it is zero-shot: it downloads CLIP and learns nothing from the training images",
     "VlmAd": "it asks a language model",
+    "Dfkde": "it gives no anomaly map",
+    "Ganomaly": "it gives no anomaly map",
 }
 
 
@@ -124,7 +116,6 @@ class Anomalib(Method):
         train_loop.set_determinism(context)
         train_loop.seed(context.seed, 0)
         self.model_ = self._create(context)
-        self.is_trained_ = self.model_.trainer_arguments.get("max_epochs") != 1
         images = feature_cache.load_images(train, self.image_size, context.cache)
         self.history_ = self._train(images, context)
         return self
@@ -136,12 +127,12 @@ class Anomalib(Method):
         if self.teacher:
             teacher = teachers.load(self.teacher, context.weights)
             known = inspect.signature(model).parameters
-            how = how | {name: _architecture(teacher) for name in TEACHER_ARGUMENTS if name in known}
+            how = how | {name: architecture(teacher) for name in TEACHER_ARGUMENTS if name in known}
         self.teacher_record_ = teacher.record if teacher else _record(self.encoder)
         how = how | dict.fromkeys(("post_processor", "evaluator", "visualizer"), False)
         crop = {"crop_size": self.image_size} if self.model == "Dinomaly" else {}  # its default leaves a margin out
         try:
-            with _local_weights(teacher, self.encoder):
+            with replace_downloads(teacher, self.encoder):
                 return model(pre_processor=model.configure_pre_processor(size, **crop), **how)
         except InputError:
             raise
@@ -156,7 +147,10 @@ class Anomalib(Method):
 
         for logger in ("lightning.pytorch", "lightning_fabric"):  # which tell what no reader of a job's log can change
             logging.getLogger(logger).setLevel(logging.WARNING)
-        reporter = _reporter(len(images), self.epochs if self.is_trained_ else 0, context)
+        passes = self.model_.trainer_arguments.get("max_epochs")  # of models that do not train by epochs
+        self.has_epochs_ = passes is None
+        epochs = self.epochs if self.has_epochs_ else None
+        reporter = lightning_fit.reporter(len(images) * (passes or 1), epochs, context)
         checkpoint = context.checkpoint if context.checkpoint and context.checkpoint.exists() else None
         with tempfile.TemporaryDirectory() as folder:
             engine = Engine(
@@ -165,15 +159,14 @@ class Anomalib(Method):
                 accelerator=torch.device(context.device).type,
                 devices=1,
                 max_epochs=self.epochs,
-                precision=PRECISIONS[context.precision if self.is_trained_ else "float32"],
+                precision=PRECISIONS[context.precision if self.has_epochs_ else "float32"],
                 plugins=[LightningEnvironment()],  # on a SLURM node too, where Lightning would requeue the job itself
                 limit_val_batches=0,
                 enable_progress_bar=False,
                 enable_model_summary=False,
             )
-            engine.fit(
-                self.model_, datamodule=_data_module(images, self.batch_size, context.seed), ckpt_path=checkpoint
-            )
+            data = lightning_fit.data_module(images, self.batch_size, context.seed)
+            engine.fit(self.model_, datamodule=data, ckpt_path=checkpoint)
             groups = [group for optimiser in engine.trainer.optimizers for group in optimiser.param_groups]
         trained = sum(weight.numel() for group in groups for weight in group["params"])
         self.parameters_ = {"teacher": sum(weight.numel() for weight in self.model_.parameters()) - trained}
@@ -188,17 +181,18 @@ class Anomalib(Method):
         train_loop.set_determinism(context)
         images, done = feature_cache.load_images(test, self.image_size, context.cache), 0
         for batch in torch.arange(len(test)).split(context.predict_batch):
-            scores, _, maps, _ = self.model_(images[batch.tolist()].to(context.device) / 255)
-            for score, anomaly_map in zip(scores.flatten(), maps.float().cpu().squeeze(1), strict=True):
-                yield Prediction(score.item(), anomaly_map)  # (s, s)
+            output = self.model_(images[batch.tolist()].to(context.device) / 255)
+            maps = output.anomaly_map.float().cpu().squeeze(1)  # (B, s, s)
+            for score, anomaly_map in zip(output.pred_score.flatten(), maps, strict=True):
+                yield Prediction(score.item(), anomaly_map)
             done += len(batch)
             context.progress(Progress("predict", done, len(test)))
 
     @property
     def record(self) -> dict[str, Any]:
         """Of models without epochs, `epochs` is left out: tables compare it with that of others."""
-        hyper_parameters = asdict(self)
-        if not self.is_trained_:
+        hyper_parameters = to_jsonable_python(asdict(self))
+        if not self.has_epochs_:
             del hyper_parameters["epochs"]
         recorded = {
             "hyper_parameters": hyper_parameters,
@@ -226,155 +220,9 @@ def _check_installed() -> None:
         )
 
 
-def _architecture(teacher: Teacher) -> str:
-    """As timm and torchvision call it, without timm's tag."""
-    return teacher.architecture.partition(".")[0]
-
-
 def _record(encoder: Path | None) -> dict[str, str] | None:
     if encoder is None:
         return None
     with encoder.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return {"name": encoder.stem, "sha256": digest, "pretraining": "not stated in its file"}
-
-
-@contextmanager
-def _local_weights(teacher: Teacher | None, encoder: Path | None) -> Iterator[None]:
-    """Inside, pretrained networks that anomalib asks timm or torchvision for get our weights; none is downloaded."""
-    create = timm.create_model
-
-    def from_timm(name: str, pretrained: bool = False, **how: Any) -> nn.Module:
-        if pretrained and encoder:
-            return create(name, pretrained=True, pretrained_cfg_overlay={"file": str(encoder)}, **how)
-        network = create(name, pretrained=False, **how)
-        if pretrained:
-            _load(network, name, teacher, optional=())
-        return network
-
-    def from_torchvision(name: str) -> Any:
-        def build(weights: None) -> nn.Module:
-            return _load(builder(weights=None), name, teacher, optional=("layer4", "fc"))  # which anomalib cuts off
-
-        builder = getattr(torchvision.models, name)
-        return mock.patch.object(torchvision.models, name, build)
-
-    names = [_architecture(teacher)] if teacher and hasattr(torchvision.models, _architecture(teacher)) else []
-    no_weights = SimpleNamespace(DEFAULT=None)
-    with ExitStack() as patches:
-        patches.enter_context(mock.patch.object(timm, "create_model", from_timm))
-        patches.enter_context(mock.patch.object(torchvision.models, "get_model_weights", lambda name: no_weights))
-        for name in names:
-            patches.enter_context(from_torchvision(name))
-        yield
-
-
-def _load(network: nn.Module, name: str, teacher: Teacher | None, optional: tuple[str, ...]) -> nn.Module:
-    """Copy the teacher's weights into another network of its architecture; layers of `optional` names may have none."""
-    if teacher is None or _architecture(teacher) != name:
-        raise InputError(f"anomalib asks for the weights of {name}: name its `teacher`, or a weight file as `encoder`.")
-    source: Any = teacher.network
-    weights = {_flat(key): value for key, value in source.model.state_dict().items()}
-    needed = [key for key in network.state_dict() if not key.startswith(optional)]
-    if missing := [key for key in needed if _flat(key) not in weights]:
-        raise InputError(
-            f"anomalib's network needs layers of {name} beyond stride 16, which a teacher does not have, such as "
-            f"{missing[0]}. Choose other `layers` under `arguments`."
-        )
-    network.load_state_dict({key: weights[_flat(key)] for key in needed}, strict=not optional)
-    return network
-
-
-def _flat(key: str) -> str:
-    """The name of a weight, the same whether timm has flattened the network's stages or not."""
-    return key.replace(".", "_")
-
-
-def _data_module(images: feature_cache.Rows, batch_size: int, seed: int) -> Any:
-    """The images as batches of anomalib, each with the label "normal" and an empty mask."""
-    from anomalib.data import ImageBatch
-    from lightning import LightningDataModule
-
-    def batch(rows: list[int]) -> Any:
-        image = images[rows] / 255
-        return ImageBatch(
-            image=image, gt_label=torch.zeros(len(rows)).bool(), gt_mask=torch.zeros_like(image[:, 0]).bool()
-        )
-
-    class Data(LightningDataModule):
-        name, category, train_batch_size = "images", "", batch_size
-
-        def train_dataloader(self) -> DataLoader:
-            rows: Any = range(len(images))
-            return DataLoader(rows, batch_size, sampler=_Shuffled(len(images), seed), collate_fn=batch)
-
-    return Data()
-
-
-class _Shuffled(Sampler[int]):
-    """The order of images in an epoch, the same as in `train_loop.optimise`."""
-
-    def __init__(self, images: int, seed: int) -> None:
-        self.images, self.seed, self.epoch = images, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch; they are counted from 0."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        train_loop.seed(self.seed, self.epoch + 1)
-        yield from torch.randperm(self.images).tolist()
-
-    def __len__(self) -> int:
-        return self.images
-
-
-def _reporter(images: int, epochs: int, context: Context) -> Any:
-    """What Lightning calls during a fit: it seeds each step, and saves and reports each epoch, or else each batch."""
-    from lightning import Callback
-
-    on_termination = signal.getsignal(signal.SIGTERM)
-
-    class Reporter(Callback):
-        def __init__(self) -> None:
-            self.history: list[train_loop.Epoch] = []
-            self.started = self.saved = time.monotonic()
-            self.seen = 0
-
-        def setup(self, *_: Any, **__: Any) -> None:
-            signal.signal(signal.SIGTERM, on_termination)  # Lightning's would put the end of the process off
-
-        def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, index: int) -> None:
-            if index == 0:  # between epochs, Lightning's counters of batches and schedulers are not ready to be saved
-                self.save(trainer)
-                self.started = time.monotonic()
-            train_loop.seed(context.seed, trainer.current_epoch + 1, index + 1)
-
-        def save(self, trainer: Any) -> None:
-            is_due = bool(self.history) and time.monotonic() - self.saved > SAVE_SECONDS
-            if context.checkpoint and is_due:
-                with replacing(context.checkpoint) as partial:
-                    trainer.save_checkpoint(partial)
-                self.saved = time.monotonic()
-
-        def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int) -> None:
-            self.seen += len(batch.image)
-            if not epochs:
-                context.progress(Progress("fit", self.seen, images))
-
-        def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
-            if not epochs:
-                return
-            logged = trainer.callback_metrics.items()
-            terms = {name.removesuffix("_epoch"): value.item() for name, value in logged if not name.endswith("_step")}
-            epoch, seconds = trainer.current_epoch + 1, round(time.monotonic() - self.started, 3)
-            self.history.append({"epoch": epoch, "seconds": seconds, "terms": terms, "measured": {}})
-            context.progress(Progress("fit", epoch, epochs, terms))
-
-        def state_dict(self) -> dict[str, Any]:
-            return {"history": self.history}
-
-        def load_state_dict(self, state: dict[str, Any]) -> None:
-            self.history = state["history"]
-
-    return Reporter()
