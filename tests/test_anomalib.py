@@ -14,7 +14,7 @@ import methods
 from benchmarks.sources import sources
 from methods import anomalib as adapter
 from methods.base import Context, InputError
-from methods.components import feature_cache, teachers, train_loop
+from methods.components import feature_cache, lightning_fit, teachers, train_loop
 
 ROOT = Path(__file__).parent.parent
 SMALL: dict[str, Any] = {"teacher": "resnet18.untrained", "image_size": 64, "epochs": 2, "batch_size": 4}
@@ -60,6 +60,24 @@ def test_the_version_is_the_same_everywhere_and_part_of_the_fingerprint() -> Non
     assert project["optional-dependencies"]["anomalib"] == [f"anomalib=={adapter.VERSION}"]
     assert f"anomalib=={adapter.VERSION}" in (ROOT / "constraints.txt").read_text().splitlines()
     assert adapter.VERSION in sources("methods.anomalib")["methods.anomalib"]
+
+
+def test_images_come_in_the_order_of_our_own_training_loop() -> None:
+    batches: list[list[int]] = []
+
+    def terms(batch: Any) -> dict[str, torch.Tensor]:
+        batches.append(list(batch))
+        return {"loss": network.weight.sum()}
+
+    network = torch.nn.Linear(1, 1)
+    train_loop.optimise(
+        network, torch.optim.SGD(network.parameters()), terms, 7, epochs=2, batch_size=7,
+        learning_rate=lambda epoch: 0.1, context=Context(seed=5), checkpoint=None, fit_id="",
+    )  # fmt: skip
+    order = lightning_fit._Shuffled(7, seed=5)
+    for epoch in (0, 1):
+        order.set_epoch(epoch)
+        assert list(order) == batches[epoch]
 
 
 @pytest.mark.parametrize("values", [{"image_size": 100}, {"epochs": 0}, {"batch_size": 0}])
