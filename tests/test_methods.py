@@ -13,7 +13,7 @@ from methods.base import Context, InputError, Method, Prediction, Sample
 from methods.components import feature_cache
 from methods.distillation import CRITERIA, Distillation, Selection
 
-METHODS = methods.names()
+METHODS = [name for name in methods.names() if name != "anomalib"]  # an optional package: test_anomalib.py
 TRAINED = [name for name in METHODS if issubclass(methods.load(name), Distillation)]  # by epochs
 SMALL: dict[str, Any] = {
     "teacher": "test_resnet.untrained", "image_size": 64, "epochs": 2, "batch_size": 4, "channels": 16,
