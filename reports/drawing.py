@@ -108,7 +108,7 @@ def _folder(cache: Path | None) -> Iterator[Path]:
     with suppress(OSError):
         if cache:
             cache.mkdir(parents=True, exist_ok=True)
-    if cache and os.access(cache, os.W_OK):
+    if cache and cache.is_dir() and os.access(cache, os.W_OK):
         yield cache
     else:
         with tempfile.TemporaryDirectory(prefix="proctor-figures-") as folder:
