@@ -108,7 +108,7 @@ def _folder(cache: Path | None) -> Iterator[Path]:
     with suppress(OSError):
         if cache:
             cache.mkdir(parents=True, exist_ok=True)
-    if cache and os.access(cache, os.W_OK):
+    if cache and cache.is_dir() and os.access(cache, os.W_OK):
         yield cache
     else:
         with tempfile.TemporaryDirectory(prefix="proctor-figures-") as folder:
@@ -121,7 +121,7 @@ def _draw_all(jobs: Sequence[tuple[Path, Job]]) -> list[str]:
     if len(jobs) <= FEW or cores == 1:
         return [_draw(*job) for job in jobs]
     context = get_context("forkserver")  # starts without the threads and the memory of this process
-    context.set_forkserver_preload(["__main__", "reports.figures"])
+    context.set_forkserver_preload(["__main__", "reports.figures._style"])
     with ProcessPoolExecutor(min(cores, len(jobs)), context) as pool:
         return list(pool.map(_draw, *zip(*jobs, strict=True)))
 

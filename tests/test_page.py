@@ -406,7 +406,7 @@ def test_a_cell_opens_what_stands_behind_it_and_gives_the_focus_back(browser: An
     assert "a line of the log, number 19" in dialog.locator("details pre").first.text_content()
     assert [figure.inner_text() for figure in dialog.locator("figure h4").all()] == ["ROC", "PRO", "Loss"]
     assert dialog.locator("figure").first.locator("path.line").count() >= 2
-    loaded = "images => images.length === 3 && images.every(image => image.complete && image.naturalWidth > 0)"
+    loaded = "images => images.length === 5 && images.every(image => image.complete && image.naturalWidth > 0)"
     opened.tab.wait_for_function(f"({loaded})([...document.querySelectorAll('dialog img')])")
     opened.tab.keyboard.press("Escape")
     dialog.wait_for(state="hidden")

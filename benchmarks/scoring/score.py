@@ -22,7 +22,6 @@ from benchmarks.metrics.resize import Size, fit_maps, fit_masks
 from benchmarks.plan import Run
 from benchmarks.schema import IMAGE_CONVENTION, PROBE_COLUMNS, SCORE_COLUMNS
 from benchmarks.scoring import artifacts
-from benchmarks.wording import counted
 from methods.base import InputError, did_you_mean
 
 
@@ -121,8 +120,8 @@ def _items(dataset: Dataset, category: str, keys: Sequence[str]) -> list[Item]:
     missing = [key for key in keys if key not in known]
     if missing:
         raise InputError(
-            f"{dataset.root} lacks {counted(len(missing), 'image')} of the stored predictions, such as "
-            f"{missing[0]}. Restore them, or run `dvc repro` to predict what is there now."
+            f"{dataset.root} lacks images of the stored predictions, such as {missing[0]} ({len(missing)} in all). "
+            f"Restore them, or run `dvc repro` to predict what is there now."
         )
     return [known[key] for key in keys]
 

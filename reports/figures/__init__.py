@@ -3,6 +3,8 @@
 Figures from `cells` get the rows of `aggregate.aggregate`; those from `details` one row per category and seed, with the
 parsed file in `details` and the paths of arrays beside it; those from `losses` and `trajectory` one row per epoch and
 term or metric of every run. What figures share, colours and sizes above all, is in `_style.py`.
+
+Matplotlib is imported where a figure is drawn: a report whose figures were drawn before does without it.
 """
 
 from __future__ import annotations
@@ -10,15 +12,18 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pandas as pd
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 
 from methods.base import did_you_mean
-from reports.figures._style import STYLE, Drawing
 from reports.specs import figure_names
 from reports.vocabulary import as_printed
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from reports.figures._style import Drawing
 
 SUFFIXES = (".svg", ".pdf")
 DPI = 160  # of pictures within a figure; all else is drawn as lines
@@ -30,6 +35,10 @@ def draw(name: str, data: pd.DataFrame) -> Drawing:
     Raises:
         ValueError: there is no such file, or the data have nothing to draw.
     """
+    from matplotlib import rc_context
+
+    from reports.figures._style import STYLE
+
     names = {"variant": data.variant.map(as_printed)} if "variant" in data else {}
     if "tied" in data:
         names["tied"] = data.tied.map(lambda tied: [as_printed(variant) for variant in tied])
@@ -46,6 +55,10 @@ def _module(name: str) -> ModuleType:
 
 def save(figure: Figure, stem: Path) -> list[Path]:
     """Write `stem`.svg and `stem`.pdf without dates or versions: the same figure gives the same bytes."""
+    from matplotlib import rc_context
+
+    from reports.figures._style import STYLE
+
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.with_name(stem.name + suffix) for suffix in SUFFIXES]
     with rc_context(STYLE):
