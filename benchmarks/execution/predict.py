@@ -168,28 +168,28 @@ def write(
     if not readable:
         raise InputError("\n".join([*list(failed.values())[:5], "No image can be read."]))
     rows: dict[Path, dict[str, object]] = {image: {"image": image, "reason": why} for image, why in failed.items()}
-    with replacing(out) as partial_out:
+    with replacing(out) as unfinished:
+        unfinished.mkdir()
         for number, one in enumerate(predict(fitted, readable, source), 1):
-            files = {
-                "map": Path("maps") / f"{named[one.image]}.tiff",
-                "overlay": Path("overlays") / f"{named[one.image]}.png",
-            }
-            for file in files.values():
-                (partial_out / file).parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(one.anomaly_map).save(partial_out / files["map"])
-            shown = read_image(one.image, _bit_depth(source)).permute(1, 2, 0).numpy()
-            Image.fromarray(overlay(shown, one.anomaly_map, threshold)).save(partial_out / files["overlay"])
-            is_anomalous = one.score > threshold.value
-            rows[one.image] = {
-                "image": one.image, "score": one.score, "threshold": threshold.value, "is_anomalous": is_anomalous,
-                **files,
-            }  # fmt: skip
+            rows[one.image] = _store(one, unfinished, named[one.image], threshold, source)
             advance("predicting", number, len(readable))
-        with (partial_out / "scores.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
+        with (unfinished / "scores.csv").open("w", newline="") as table:
+            writer = csv.DictWriter(table, COLUMNS)
             writer.writeheader()
             writer.writerows(rows[image] for image in images)
     return Summary(len(images), sum(row.get("is_anomalous") is True for row in rows.values()), failed)
+
+
+def _store(one: Predicted, out: Path, name: Path, threshold: Threshold, source: Dataset | None) -> dict[str, object]:
+    """Write the map and the overlay of an image; its row."""
+    files = {"map": Path("maps") / f"{name}.tiff", "overlay": Path("overlays") / f"{name}.png"}
+    for file in files.values():
+        (out / file).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(one.anomaly_map).save(out / files["map"])
+    shown = read_image(one.image, _bit_depth(source)).permute(1, 2, 0).numpy()
+    Image.fromarray(overlay(shown, one.anomaly_map, threshold)).save(out / files["overlay"])
+    is_anomalous = one.score > threshold.value
+    return {"image": one.image, "score": one.score, "threshold": threshold.value, "is_anomalous": is_anomalous, **files}
 
 
 def overlay(image: NDArray[np.uint8], anomaly_map: NDArray[np.float32], threshold: Threshold) -> NDArray[np.uint8]:
@@ -199,7 +199,7 @@ def overlay(image: NDArray[np.uint8], anomaly_map: NDArray[np.float32], threshol
     threshold, to the full colour as far above it.
     """
     resized = fit_map(anomaly_map, image.shape[:2])
-    span = 2 * max(threshold.value - threshold.calm, np.finfo(np.float32).tiny)
+    span = 2 * max(threshold.value - threshold.calm, 1e-30)  # above 0, should both be the same
     level = np.clip((resized - threshold.calm) / span, 0, 1)  # (H, W)
     colour = matplotlib.colormaps["inferno"](level)[..., :3] * 255  # (H, W, 3)
     opacity = OPAQUE * level[..., None]
