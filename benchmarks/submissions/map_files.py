@@ -139,6 +139,6 @@ def _number(text: str | None, place: str) -> float:
         value = float(text or "")
     except ValueError:
         value = math.nan
-    if not abs(value) <= np.finfo(np.float32).max:  # true of NaN
+    if not abs(value) <= float(np.finfo(np.float32).max):  # true of NaN
         raise InputError(f"{place}: the score is {text!r}. Give a finite number; higher is more anomalous.")
     return value
