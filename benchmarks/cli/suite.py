@@ -118,10 +118,11 @@ def doctor(
     if stored:
         plan = plans.read(results.RESULTS)
         damaged = integrity.problems(plan, full=True)
-        if not damaged and (results.RESULTS / "metrics").exists():
+        scored = [group.name for group in plan.groups if integrity.is_scored(group)]
+        if scored and not damaged:
             from benchmarks.scoring import summary
 
-            damaged = summary.problems([group.name for group in plan.groups])
+            damaged = summary.problems(scored)
         if as_json:
             print(json.dumps(damaged, indent=1))
         for problem in () if as_json else damaged:

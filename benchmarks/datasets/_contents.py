@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import numpy as np
+
 from benchmarks.datasets import _checks
 from benchmarks.datasets._copies import copies
 from benchmarks.datasets._depth import OPTIONS, PixelRange
@@ -112,7 +114,7 @@ def _is_transparent(path: Path, mode: str) -> bool:
     if mode not in ("LA", "PA", "P", "RGBA"):
         return False
     image, _ = decode(path)
-    return image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255
+    return image.has_transparency_data and int(np.asarray(image.convert("RGBA"))[..., 3].min()) < 255
 
 
 def _mask_facts(path: Path) -> _MaskFacts:

@@ -49,7 +49,7 @@ def write(groups: Sequence[str]) -> None:
 
 
 def problems(groups: Sequence[str]) -> list[str]:
-    """A sentence for each file of `results/metrics/` that does not hold the means of the groups' scores.
+    """A sentence for each file of `results/metrics/` that is there and does not hold the means of its group's scores.
 
     Raises:
         InputError: as `read_scores`.
@@ -58,7 +58,7 @@ def problems(groups: Sequence[str]) -> list[str]:
     return [
         f"{folder / group}.json does not hold the means of the scores: `proctor summary` writes it again."
         for group in groups
-        if results.read_json(folder / f"{group}.json") != _metrics(means, group)
+        if (folder / f"{group}.json").exists() and results.read_json(folder / f"{group}.json") != _metrics(means, group)
     ]
 
 
