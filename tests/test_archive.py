@@ -162,3 +162,19 @@ def test_the_verdicts_in_the_readme_are_those_of_the_archive(tmp_path: Path) -> 
         assert float(std) == round(100 * float(row["measured: std"]), digits)
         assert float(tolerance) == pytest.approx(100 * float(row["tolerance"]), abs=0.05)
         assert verdict == row["verdict"]
+
+
+def test_the_results_of_snl_in_the_docs_are_those_of_the_archive() -> None:
+    """Means over categories; mean, standard deviation and values over seeds."""
+    files = (PROJECT / "results" / "archive" / "snl-small-budget" / "scores").glob("*.csv")
+    rows = pd.concat([pd.read_csv(path) for path in files])
+    rows = rows[rows["subset"] == "all"].assign(value=100 * rows["value"])
+    values = rows.groupby(["variant", "metric", "seed"])["value"].mean()
+    lines = [line for line in (PROJECT / "docs" / "snl.md").read_text().splitlines() if "±" in line and "|" in line]
+    assert len(lines) == 4
+    for line in lines:
+        variant, image, aupro, seeds = line.strip("| ").split(" | ")
+        for metric, cell in (("image_auroc", image), ("aupro", aupro)):
+            over_seeds = values[variant.strip("`"), metric]
+            assert cell == f"{over_seeds.mean():.1f} ± {over_seeds.std():.1f}"
+        assert seeds == ", ".join(f"{value:.1f}" for value in values[variant.strip("`"), "image_auroc"])
