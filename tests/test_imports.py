@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
-from benchmarks import checks, cli, datasets, fingerprint, imports, params, plan, plan_cache, results, runs, status
+from benchmarks import checks, cli, datasets, fingerprint, imports, params, plan, results, runs, stamps, status
 from benchmarks.execution import worker
 from benchmarks.plan import Run, Unsupported
 from benchmarks.plan_cache import PlanCache, Planned
@@ -220,7 +220,7 @@ def test_other_maps_or_statements_make_a_run_stale(
 def test_an_import_makes_the_plan_of_last_time_void(
     suite: Callable[..., params.Params], their_maps: Maps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan_cache, "TICK_SECONDS", -3600)  # all files count as old
+    monkeypatch.setattr(stamps, "TICK_SECONDS", -3600)  # all files count as old
     values = suite()
     cache = PlanCache(values)
     cache.observe()

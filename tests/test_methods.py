@@ -92,7 +92,7 @@ def test_a_single_training_image_works(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize(
     ("how", "least"),
-    [({"precision": "bfloat16"}, 0.95), ({"channels_last": True}, 0.99), ({"deterministic": False}, 0.99)],
+    [({"precision": "bfloat16"}, 0.85), ({"channels_last": True}, 0.99), ({"deterministic": False}, 0.99)],
 )
 def test_every_way_to_compute_gives_nearly_the_same_maps(name: str, how: dict[str, Any], least: float) -> None:
     """With steps so small that rounding does not grow; fits with different seeds correlate by less than 0.6."""

@@ -24,6 +24,7 @@ from benchmarks.plan import Run
 from benchmarks.storage import model_files
 from methods.base import InputError
 
+METHODS = [name for name in methods.names() if name != "anomalib"]  # an optional package: test_anomalib.py
 NO_EXPORT = "the extra `export` is not installed"
 VALUES: dict[str, Any] = {
     "suite": "test", "methods": ["fd"], "datasets": ["toy"], "protocols": ["one_class"], "seeds": [0],
@@ -88,7 +89,7 @@ def predicted(run: str, images: list[Path]) -> dict[Path, predicting.Predicted]:
     return {one.image: one for one in predicting.predict(fitted, images, source)}
 
 
-@pytest.mark.parametrize("method", methods.names())
+@pytest.mark.parametrize("method", METHODS)
 def test_the_runs_own_test_images_get_the_stored_bits(
     method: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,7 +308,7 @@ def test_the_model_of_a_stale_run_is_used_and_the_user_is_told(project: Path, da
     assert answer.exit_code == 0 and f"notice: {COG} is stale" in answer.stderr
 
 
-@pytest.mark.parametrize("method", methods.names())
+@pytest.mark.parametrize("method", METHODS)
 def test_every_method_can_be_exported_or_says_why_not(
     method: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,8 +73,9 @@ def mean_and_deviation(batches: Iterable[Tensor]) -> tuple[list[float], list[flo
     Returns:
         K means and K deviations; both empty if there is no batch.
 
-    >>> mean_and_deviation([torch.tensor([[[[0.0, 2.0]]]]), torch.tensor([[[[1.0, 1.0]]]])])
-    ([1.0], [0.7071067811865476])
+    >>> means, deviations = mean_and_deviation([torch.tensor([[[[0.0, 2.0]]]]), torch.tensor([[[[1.0, 1.0]]]])])
+    >>> means, [round(deviation, 4) for deviation in deviations]
+    ([1.0], [0.7071])
     """
     sums = [
         torch.stack([torch.ones_like(maps), maps, maps.square()]).sum((2, 3, 4))  # (3, K)
