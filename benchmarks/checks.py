@@ -6,13 +6,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import filter as matching
 from importlib.util import find_spec
 from itertools import product
+from pathlib import Path
 from pkgutil import iter_modules
 
 import methods
+from benchmarks import imports, signatures
 from benchmarks.execution import executors, loggers
 from benchmarks.metrics.conventions import CONVENTIONS
-from benchmarks.params import Params, needed_by_dvc
-from benchmarks.schema import group_name
+from benchmarks.params import PATH, Params, Variant, needed_by_dvc
+from benchmarks.schema import IMPORTED, group_name
 from methods.base import InputError, did_you_mean
 
 PRETRAINED = ("procedural",)  # teachers that `proctor pretrain` can train
@@ -26,20 +28,31 @@ def check(params: Params) -> list[str]:
         Notices, one sentence each: what is stated, but concerns nothing in the suite.
 
     Raises:
-        InputError: an entry names what does not exist; all mistakes are listed, one a line. Hyper-parameters are looked
-            at when all other names are right, since importing the methods takes seconds.
+        InputError: an entry names what does not exist; all mistakes are listed, one a line. The values of
+            hyper-parameters are looked at when all names are right, since importing the methods takes seconds.
     """
-    _refuse([*_files(params), *_names(params), *_groups(params), *needed_by_dvc(params)])
+    check_names(params, PATH)
     from benchmarks import runs
 
     ready = runs.variants(params)
-    _refuse([*_device(params), *_logger(params)])
-    return list(_without_effect(params, [variant.teacher for variant in ready if variant.teacher]))
+    _refuse([*_device(params), *_logger(params)], PATH)
+    teachers = [variant.teacher for variant in ready if variant.teacher]
+    return [*_without_effect(params, teachers), *_seeds_without_maps(params)]
 
 
-def _refuse(mistakes: Iterable[str]) -> None:
+def check_names(params: Params, source: str | Path) -> None:
+    """Check the names and patterns in a file, without importing what they name.
+
+    Raises:
+        InputError: an entry names what does not exist, or dvc.yaml needs one that is missing; one mistake a line.
+    """
+    _refuse([*_files(params), *_names(params), *_groups(params), *needed_by_dvc(params)], source)
+    _refuse(_hyper_parameters(params), source)
+
+
+def _refuse(mistakes: Iterable[str], source: str | Path) -> None:
     if listed := list(mistakes):
-        raise InputError("\n".join(f"params.yaml: {mistake}" for mistake in listed))
+        raise InputError("\n".join(f"{source}: {mistake}" for mistake in listed))
 
 
 def groups(params: Params) -> list[str]:
@@ -51,8 +64,10 @@ def _files(params: Params) -> Iterator[str]:
     """Methods, data sets and protocols without a file."""
     for variant in params.methods:
         declared, known = params.variants.get(variant), _plug_ins(methods.__path__)
-        if declared and declared.method not in known:
+        if declared and declared.method not in (*known, IMPORTED):
             yield f"{variant}: there is no method {declared.method!r}. {did_you_mean(declared.method, known)}"
+        elif not declared and variant == IMPORTED:
+            yield f"imported maps need a variant with a name: `variants: {{theirs: {{method: {IMPORTED}}}}}`."
         elif not declared and variant not in known:
             hint = did_you_mean(variant, [*known, *params.variants])
             yield f"there is no method or variant {variant!r}. {hint} To add a method, create methods/{variant}.py."
@@ -90,6 +105,23 @@ def _names(params: Params) -> Iterator[str]:
         if dataset not in params.datasets:
             hint = did_you_mean(dataset, params.datasets)
             yield f"`categories` names {dataset!r}, which is not among `datasets`. {hint}"
+
+
+def _hyper_parameters(params: Params) -> Iterator[str]:
+    """Names that no method has, as far as their files tell."""
+    variants = {name: params.variants.get(name) or Variant(method=name) for name in params.methods}
+    known = {variant.method: signatures.hyper_parameters(variant.method) for variant in variants.values()}
+    for name, variant in variants.items():
+        names = known[variant.method]
+        for parameter in variant.overrides:
+            if names is not None and parameter not in names:
+                hint = did_you_mean(parameter, sorted(names))
+                yield f"{name}: Method {variant.method!r} has no hyper-parameter {parameter!r}. {hint}"
+    together = set().union(*filter(None, known.values()))
+    for parameter in params.hyper_parameters:
+        if None not in known.values() and parameter not in together:
+            hint = did_you_mean(parameter, sorted(together))
+            yield f"no method of the suite has the hyper-parameter {parameter!r}. {hint}"
 
 
 def _groups(params: Params) -> Iterator[str]:
@@ -130,6 +162,18 @@ def _logger(params: Params) -> Iterator[str]:
             loggers.find(name)
         except InputError as error:
             yield str(error)
+
+
+def _seeds_without_maps(params: Params) -> Iterator[str]:
+    """Of groups whose maps are imported with some seeds of the suite; a group without any is unsupported."""
+    imported = [name for name in params.methods if name in params.variants and params.variants[name].method == IMPORTED]
+    for names in product(imported, params.datasets, params.protocols):
+        seeds = imports.seeds(group_name(*names))
+        missing = [seed for seed in params.seeds if seed not in seeds]
+        if seeds and missing:
+            listed = ", ".join(map(str, missing))
+            command = imports.command(*names, missing[0])
+            yield f"{group_name(*names)} has no imported maps of seed {listed}: `{command}`."
 
 
 def _without_effect(params: Params, teachers: Sequence[str]) -> Iterator[str]:

@@ -10,12 +10,14 @@ from rich.markup import escape
 from rich.table import Table
 
 import methods
-from benchmarks import datasets, runs
+from benchmarks import datasets, imports, runs
 from benchmarks.datasets._contents import Contents, read_all
 from benchmarks.datasets._problems import Problem, Severity, grouped
 from benchmarks.datasets.base import Dataset
 from benchmarks.metrics.conventions import CONVENTIONS
 from benchmarks.params import Params, needed_by_dvc
+from benchmarks.schema import IMPORTED
+from benchmarks.wording import printable
 from methods.base import InputError, Method, did_you_mean
 
 SHOWN = 4  # different sizes or modes in a cell of the table
@@ -94,7 +96,7 @@ def table(contents: Sequence[Contents]) -> Table:
         images = ", ".join(f"{n} {split}" for split, n in row.images.items())
         share = "" if row.defect_share is None else f"{row.defect_share:.1%} of pixels"
         cells = (row.dataset, row.category, images, _counted(row.sizes), modes, _counted(row.masks), share)
-        shown.add_row(*map(escape, cells))
+        shown.add_row(*(escape(printable(cell)) for cell in cells))
     return shown
 
 
@@ -135,8 +137,11 @@ def _methods(params: Params) -> Iterator[Finding]:
     """Variants that cannot be created, and teachers that are not there."""
     names: dict[str, str] = {}  # teacher -> the first variant that asks for it
     for variant in params.methods:
+        declared = params.variants.get(variant)
         try:
-            if teacher := getattr(_create(variant, params), "teacher", None):
+            if declared and declared.method == IMPORTED:
+                imports.stated(declared.overrides)
+            elif teacher := getattr(_create(variant, params), "teacher", None):
                 names.setdefault(teacher, variant)
         except InputError as error:
             yield Finding("error", variant, str(error))

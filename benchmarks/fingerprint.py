@@ -15,10 +15,11 @@ from functools import cache
 from pathlib import Path
 
 import methods
-from benchmarks import datasets, protocols
+from benchmarks import datasets, imports, protocols
 from benchmarks.datasets.base import Dataset
 from benchmarks.plan import Run, digest
 from benchmarks.protocols.base import Split
+from benchmarks.schema import IMPORTED
 from benchmarks.sources import sources
 from methods.base import InputError, Method
 
@@ -47,13 +48,27 @@ def parts(run: Run, shared: Shared) -> dict[str, str]:
         InputError: the method, a hyper-parameter, the data set or the teacher cannot be used, or the data set has no
             such split any more.
     """
-    method = methods.create(run.method, **run.hyper_parameters)
     dataset = shared.dataset_of(run)
     split = next((s for s in shared.splits(run.protocol, dataset, run.seed) if s.name == run.split), None)
     if split is None:
         raise InputError(f"{run.name}: {dataset.root} has no split {run.split!r} under {run.protocol} any more.")
     images = [split.train, split.validation, *split.test.values()]
     categories = tuple(dict.fromkeys(item.category for items in images for item in items))
+    of_data = {
+        "data code": digest(
+            [shared.code(type(dataset).__module__), shared.code(f"benchmarks.protocols.{run.protocol}")]
+        ),
+        "data": digest([shared.revision(dataset, categories), [[item.key for item in items] for items in images]]),
+        "run": run.name,
+    }
+    if run.method == IMPORTED:  # no code of ours made its numbers
+        return {"imported maps": imports.digest(run, split), "stated": digest(run.hyper_parameters)} | of_data
+    return _method_parts(run, dataset, shared) | of_data
+
+
+def _method_parts(run: Run, dataset: Dataset, shared: Shared) -> dict[str, str]:
+    """The parts of a run whose numbers a method of ours makes."""
+    method = methods.create(run.method, **run.hyper_parameters)
     settings = {name: value for name, value in asdict(method).items() if not isinstance(value, Path)}
     teacher = getattr(method, "teacher", None)
     return {
@@ -62,11 +77,6 @@ def parts(run: Run, shared: Shared) -> dict[str, str]:
         "teacher": shared.teacher(teacher, _weights(run, teacher)) if teacher else "none",
         "compute": digest(run.compute),
         "execution code": digest([shared.code(module) for module in CODE]),
-        "data code": digest(
-            [shared.code(type(dataset).__module__), shared.code(f"benchmarks.protocols.{run.protocol}")]
-        ),
-        "data": digest([shared.revision(dataset, categories), [[item.key for item in items] for items in images]]),
-        "run": run.name,
     } | dict(_optional_parts(run, method, dataset, shared))
 
 

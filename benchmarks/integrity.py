@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from benchmarks import records, results
 from benchmarks.plan import Group, Plan, Run
 from benchmarks.records import Record
 from benchmarks.storage import score_files
 from methods.base import InputError
+
+# A run whose numbers are sound is not stale, and a stage that runs nothing would keep the group without the model.
+MODEL_CURE = "remove it, and `dvc checkout` restores it; or remove its folder, and `dvc repro` runs it again"
 
 
 def problems(plan: Plan, full: bool = False) -> list[str]:
@@ -18,7 +22,8 @@ def problems(plan: Plan, full: bool = False) -> list[str]:
     Runs and groups that are missing are no problem of integrity: `proctor plan` lists them.
 
     Args:
-        full: compute every digest, even where size and modification time of a file are as they were.
+        full: compute every digest, even where size and modification time of a file are as they were, and look at
+            models, on which no score rests.
     """
     return [problem for group in plan.groups for problem in _group_problems(group, full)]
 
@@ -31,6 +36,25 @@ def require_sound(group: Group) -> None:
     """
     if reasons := score_problems(group):
         raise InputError("\n".join(reasons))
+
+
+def require_model(folder: Path) -> Path:
+    """The file of a stored run's fitted method, which is known to be what was written.
+
+    Raises:
+        InputError: the run kept none, or it was changed; names the file and the cure.
+    """
+    try:
+        path = results.check_model(folder)
+    except ValueError as error:
+        raise InputError(f"{error}: {MODEL_CURE}.") from None
+    if path is None:
+        raise InputError(
+            f"The run {folder.parent.name}/{folder.name} kept no model: `keep_models` was false, it is of an earlier "
+            "version, or its method cannot be stored. With `keep_models: true` in params.yaml, remove "
+            f"{folder}, and `dvc repro` runs it again."
+        )
+    return path
 
 
 def score_problems(group: Group) -> list[str]:
@@ -76,5 +100,11 @@ def _group_problems(group: Group, full: bool) -> Iterator[str]:
                 results.check(folder, full)
             except ValueError as error:
                 yield f"{error}: `dvc repro` runs {run.name} again."
+                continue
+            try:
+                if full:
+                    results.check_model(folder, full)
+            except ValueError as error:
+                yield f"{error}: {MODEL_CURE}."
     if is_scored(group):
         yield from score_files.problems(results.RESULTS, group.name, _digests(_records(group.runs)), full)

@@ -118,6 +118,7 @@ class Params(BaseModel, extra="forbid", frozen=True):
     allow: dict[str, str] = {}  # KIND or KIND:GROUP of a finding -> why the report may have it
     evaluate_every: Count = 0  # epochs from one evaluation on the test images to the next; 0: none
     interference: Interference | None = None
+    keep_models: bool = True  # store each run's fitted method beside its predictions; part of no fingerprint
     compute: Compute = Compute()
     executor: Executor = Executor()
 

@@ -8,6 +8,7 @@ import methods
 from benchmarks import datasets, protocols
 from benchmarks.metrics.conventions import CONVENTIONS
 from benchmarks.params import Params
+from benchmarks.schema import IMPORTED
 
 
 def generate() -> dict[str, Any]:
@@ -21,5 +22,5 @@ def generate() -> dict[str, Any]:
     entries["methods"]["items"]["examples"] = methods.names()
     entries["datasets"]["items"]["examples"] = datasets.available()
     entries["protocols"]["items"]["examples"] = protocols.available()
-    schema["$defs"]["Variant"]["properties"]["method"]["examples"] = methods.names()
+    schema["$defs"]["Variant"]["properties"]["method"]["examples"] = [*methods.names(), IMPORTED]
     return schema

@@ -51,6 +51,7 @@ class Run(BaseModel, frozen=True, extra="forbid"):
     evaluate_every: int
     fingerprint_parts: dict[str, str]
     interference: dict[str, Any] | None = None  # settings of the probes; None: none are made
+    keep_model: bool = True  # whether the fitted method is stored beside its predictions; decides no number
 
     @property
     def group(self) -> str:
@@ -181,7 +182,7 @@ def read(results: Path) -> Plan:
             f"There is no plan at {path.absolute()}: `dvc repro` or `proctor plan --write` creates it, in the "
             "project's folder."
         ) from None
-    except (ValidationError, ValueError, KeyError, TypeError, OSError) as error:
+    except (ValidationError, ValueError, KeyError, TypeError, RecursionError, OSError) as error:
         raise InputError(
             f"{path} is damaged ({type(error).__name__}): `proctor plan --write` writes it again."
         ) from None

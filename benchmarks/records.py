@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from benchmarks.schema import SCHEMA, group_name
+from benchmarks.schema import IMPORTED, NOT_STATED, SCHEMA, group_name
 from benchmarks.storage.digests import json_digest
 
 
@@ -25,7 +25,7 @@ class Teacher(_Model):
     @property
     def title(self) -> str:
         """As tables print it."""
-        return f"{self.name} ({self.pretraining})"
+        return self.name if self.name == NOT_STATED else f"{self.name} ({self.pretraining})"
 
 
 class Epoch(_Model):
@@ -49,6 +49,13 @@ class Images(_Model):
     keys: list[str]
     scores: Array | None = None
     maps: Array | None = None
+
+
+class ModelFile(_Model):
+    """What the fitted method's file beside the record must be."""
+
+    bytes: int
+    digest: str  # BLAKE2b of the file, 32 hex digits
 
 
 class Data(_Model):
@@ -111,8 +118,14 @@ class Record(BaseModel):
     interference: dict[str, Images] = {}  # probes
     private: dict[str, Images] = {}  # test images whose truth only a server knows
     validation_pixels: dict[str, dict[str, float]] = {}  # category -> images, mean, std
+    model: ModelFile | None = None  # None: it was not kept, or the method cannot be stored
 
     model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True)
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether its maps were made by other software: see `benchmarks/imports.py`."""
+        return self.method == IMPORTED
 
     @property
     def group(self) -> str:
@@ -163,7 +176,7 @@ def read(path: Path) -> Record:
         where = ".".join(map(str, first["loc"]))
         reason = f"{where}: {first['msg']}" if where else first["msg"]
         raise ValueError(f"{path} is not a record of schema {SCHEMA} ({reason})") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter from brackets within brackets
         raise ValueError(f"{path} is not JSON ({error})") from None
     if sealed(content)["digest"] != record.digest:
         raise ValueError(f"{path} was changed after it was written")

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import records
 from benchmarks.plan import Run
-from benchmarks.records import Array, Images, Record
+from benchmarks.records import Array, Images, ModelFile, Record
 from benchmarks.schema import SCHEMA
+from benchmarks.storage import model_files
 from benchmarks.storage.digests import file_digest
 from methods.components.atomic import replacing
 
@@ -61,7 +62,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """The content of a JSON file, or None if it is absent or not a JSON object."""
     try:
         value = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
@@ -71,6 +72,7 @@ def save(
     predictions: Mapping[str, Predictions],
     record: Mapping[str, Any],
     parts: Mapping[str, Mapping[str, Predictions]] | None = None,
+    write_model: Callable[[Path], None] | None = None,
 ) -> None:
     """Store a finished run in its scratch folder, the record last.
 
@@ -78,6 +80,7 @@ def save(
         predictions: of the test images, by category.
         record: what else `record.json` must say; see `benchmarks/records.py`.
         parts: of other images, by the name of their folder and of their entry in the record: `interference`, `private`.
+        write_model: writes the fitted method to a path; None: it is not kept.
 
     Raises:
         OSError: the disk is full, or cannot be written for another reason.
@@ -89,11 +92,15 @@ def save(
         shutil.rmtree(left, ignore_errors=True)
     with replacing(target) as partial:
         arrays.write(partial, predictions)
-        listed = {"categories": _listed(partial, predictions)}
+        listed: dict[str, Any] = {"categories": _listed(partial, predictions)}
         for name, part in (parts or {}).items():
             if part:
                 arrays.write(partial / name, part)
                 listed[name] = _listed(partial / name, part)
+        if write_model:
+            file = partial / model_files.NAME
+            write_model(file)
+            listed["model"] = ModelFile(bytes=file.stat().st_size, digest=file_digest(file)).model_dump()
         about = {k: getattr(run, k) for k in ("variant", "method", "dataset", "protocol", "split", "seed")}
         fingerprints = {"fingerprint": run.fingerprint, "fingerprint_parts": run.fingerprint_parts}
         content = {"schema": SCHEMA, **about, **fingerprints, **listed, **record}
@@ -103,13 +110,19 @@ def save(
 
 def _listed(folder: Path, predictions: Mapping[str, Predictions]) -> dict[str, Any]:
     """What the record says of the arrays in a folder."""
+    described = describe(folder, {category: list(keys) for category, (keys, _, _) in predictions.items()})
+    return {category: images.model_dump() for category, images in described.items()}
+
+
+def describe(folder: Path, keys: Mapping[str, list[str]]) -> dict[str, Images]:
+    """What lies in a folder of arrays, by category, given the keys of its images."""
     return {
         category: Images(
-            keys=list(of_category.keys),
+            keys=of_category,
             scores=_described(folder / f"{category}.scores.npy"),
             maps=_described(folder / f"{category}.maps.npy"),
-        ).model_dump()
-        for category, of_category in predictions.items()
+        )
+        for category, of_category in keys.items()
     }
 
 
@@ -128,7 +141,7 @@ def load(folder: Path) -> tuple[Record, dict[str, Predictions]]:
         ValueError: a file is missing, damaged, or not what was written; the message names it.
     """
     record = records.read(folder / "record.json")
-    return record, _read(folder, record.categories)
+    return record, read_arrays(folder, record.categories)
 
 
 def load_part(folder: Path, name: str) -> dict[str, Predictions]:
@@ -139,7 +152,7 @@ def load_part(folder: Path, name: str) -> dict[str, Predictions]:
     Raises:
         ValueError: as `load`.
     """
-    return _read(folder / name, getattr(records.read(folder / "record.json"), name))
+    return read_arrays(folder / name, getattr(records.read(folder / "record.json"), name))
 
 
 def check(folder: Path, full: bool = False) -> Record:
@@ -152,13 +165,41 @@ def check(folder: Path, full: bool = False) -> Record:
         ValueError: as `load`.
     """
     record = records.read(folder / "record.json")
-    _read(folder, record.categories, full)
+    read_arrays(folder, record.categories, full)
     for name in PARTS:
-        _read(folder / name, getattr(record, name), full)
+        read_arrays(folder / name, getattr(record, name), full)
     return record
 
 
-def _read(folder: Path, listed: Mapping[str, Images], full: bool = False) -> dict[str, Predictions]:
+def check_model(folder: Path, full: bool = False) -> Path | None:
+    """The file of a stored run's fitted method, once it is known to be what was written; None if none was kept.
+
+    The numbers of a run do not rest on it: `load` and `check` do not look at it.
+
+    Args:
+        full: as in `check`.
+
+    Raises:
+        ValueError: as `load`.
+    """
+    path, expected = folder / model_files.NAME, records.read(folder / "record.json").model
+    if expected is None:
+        return None
+    try:
+        digest = file_digest(path, full)
+    except OSError as error:
+        raise ValueError(f"{path} is missing or cannot be read ({error.strerror})") from None
+    if digest != expected.digest:
+        raise ValueError(f"{path} was changed after it was written: its digest is not the one in the record")
+    return path
+
+
+def read_arrays(folder: Path, listed: Mapping[str, Images], full: bool = False) -> dict[str, Predictions]:
+    """The arrays of a folder, by category and memory-mapped.
+
+    Raises:
+        ValueError: as `load`.
+    """
     from benchmarks.storage.arrays import Predictions
 
     predictions = {}

@@ -7,11 +7,12 @@ from itertools import product
 from typing import Any, NamedTuple
 
 import methods
-from benchmarks import fingerprint, interference, protocols
+from benchmarks import fingerprint, imports, interference, protocols
 from benchmarks.datasets import _checks
 from benchmarks.datasets.base import Dataset
 from benchmarks.params import Params
 from benchmarks.plan import Run, Unsupported
+from benchmarks.schema import IMPORTED, group_name
 from methods.base import InputError, Method, did_you_mean
 
 
@@ -20,8 +21,8 @@ class ReadyVariant(NamedTuple):
 
     name: str
     method: str
-    hyper_parameters: dict[str, Any]  # those that differ from the method's own
-    instance: Method
+    hyper_parameters: dict[str, Any]  # those that differ from the method's own; of imported maps what is stated
+    instance: Method | None  # None: its maps are imported
 
     @property
     def teacher(self) -> str | None:
@@ -42,15 +43,32 @@ def expand(params: Params) -> Iterator[Run | Unsupported]:
     _check_teachers(ready, params)
     for variant in ready:
         for (name, dataset), protocol in product(loaded.items(), params.protocols):
-            if reason := variant.instance.unsupported(name, protocol):
+            seeds = params.seeds if variant.instance else _imported_seeds(variant, name, protocol, params)
+            if reason := _unsupported(variant, name, protocol, params, seeds):
                 yield Unsupported(variant=variant.name, dataset=name, protocol=protocol, reason=reason)
                 continue
-            for seed in params.seeds:
+            for seed in seeds:
                 for split in shared.splits(protocol, dataset, seed):
                     place = {"dataset": name, "protocol": protocol, "split": split.name, "seed": seed}
                     fields = place | _source(name, params) | _settings(variant, params)
                     run = Run(**fields, fingerprint_parts={})
                     yield run.model_copy(update={"fingerprint_parts": fingerprint.parts(run, shared)})
+
+
+def _imported_seeds(variant: ReadyVariant, dataset: str, protocol: str, params: Params) -> list[int]:
+    """The seeds of the suite of which a group's maps are imported."""
+    imported = imports.seeds(group_name(variant.name, dataset, protocol))
+    return [seed for seed in params.seeds if seed in imported]
+
+
+def _unsupported(
+    variant: ReadyVariant, dataset: str, protocol: str, params: Params, seeds: Sequence[int]
+) -> str | None:
+    """Why a group cannot run; None if it can."""
+    if variant.instance:
+        return variant.instance.unsupported(dataset, protocol)
+    command = imports.command(variant.name, dataset, protocol, params.seeds[0])
+    return None if seeds else f"none of its maps are imported: `{command}`"
 
 
 def variants(params: Params) -> list[ReadyVariant]:
@@ -68,7 +86,8 @@ def variants(params: Params) -> list[ReadyVariant]:
             mistakes.setdefault(str(error), []).append(name)
     if mistakes:
         raise InputError("\n".join(f"params.yaml: {', '.join(names)}: {text}" for text, names in mistakes.items()))
-    known = {parameter for variant in ready for parameter in methods.hyper_parameters(type(variant.instance))}
+    instances = [variant.instance for variant in ready if variant.instance]
+    known = {parameter for instance in instances for parameter in methods.hyper_parameters(type(instance))}
     for parameter in params.hyper_parameters:
         if parameter not in known:
             hint = did_you_mean(parameter, sorted(known))
@@ -85,6 +104,8 @@ def _ready(name: str, params: Params) -> ReadyVariant:
     if not declared and not methods.is_method(name) and params.variants:
         hint = did_you_mean(name, [*methods.names(), *params.variants])
         raise InputError(f"there is no method or variant {name!r}. {hint}")
+    if declared and method == IMPORTED:
+        return ReadyVariant(name, method, imports.stated(declared.overrides), None)
     budget = {k: v for k, v in params.hyper_parameters.items() if k in methods.hyper_parameters(methods.load(method))}
     hyper_parameters = budget | (declared.overrides if declared else {})
     instance = methods.create(method, **hyper_parameters)
@@ -134,12 +155,13 @@ def _source(dataset: str, params: Params) -> dict[str, Any]:
 def _settings(variant: ReadyVariant, params: Params) -> dict[str, Any]:
     """What all runs of a variant share: fields of `Run`."""
     files, teacher = params.weight_files, variant.teacher
-    return {
-        "variant": variant.name,
-        "method": variant.method,
-        "hyper_parameters": variant.hyper_parameters,
+    named = {"variant": variant.name, "method": variant.method, "hyper_parameters": variant.hyper_parameters}
+    if not variant.instance:  # nothing is computed
+        return named | {"weights": {}, "compute": {}, "evaluate_every": 0}
+    return named | {
         "weights": {teacher: str(files[teacher])} if teacher and teacher in files else {},
         "compute": params.compute.model_dump(),
         "evaluate_every": params.evaluate_every,
         "interference": params.interference.model_dump() if params.interference else None,
+        "keep_model": params.keep_models,
     }

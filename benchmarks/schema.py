@@ -5,6 +5,8 @@ from __future__ import annotations
 SCHEMA = 2  # of record.json
 GROUP = ("variant", "dataset", "protocol")  # what a stage of the pipeline runs
 SELECTIONS = ("last", "validation", "oracle")  # which checkpoint is scored
+IMPORTED = "imported"  # the method of variants whose anomaly maps other software made
+NOT_STATED = "not stated"  # by the author of imported maps, or by a publication
 IMAGE_CONVENTION = "folder label"  # the only one of image metrics
 
 # Of scores/GROUP.csv; results/README.md says what each means.

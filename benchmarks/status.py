@@ -59,6 +59,12 @@ def collect(run: Run) -> None:
         shutil.rmtree(scratch_dir(run), ignore_errors=True)  # where a local process may still be writing its last lines
 
 
+def discard(run: Run) -> None:
+    """Remove a run's result, so that it is missing; nothing if there is none."""
+    for folder in (result_dir(run), scratch_dir(run) / "result"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def collect_finished(runs: Sequence[Run]) -> list[tuple[Run, Status]]:
     """Collect the finished ones of some runs.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,12 +23,13 @@ class Selected(NamedTuple):
     replaced: list[str]  # by the suite's own, and left as comments
 
 
-def select(suite: str, target: Path) -> Selected:
+def select(suite: str, target: Path, check: Callable[[dict[str, Any], str | Path], object] = params.check) -> Selected:
     """Write a suite into a parameter file, whole or not at all.
 
     Args:
         suite: the name of a file in `benchmarks/suites`, or the path of another.
         target: the parameter file. Its `executor`, `roots` and `weights` stay as they are written there.
+        check: raises an InputError if the entries of a file are wrong.
 
     Raises:
         InputError: there is no such suite, it or the parameter file is wrong, or the latter cannot be written; it is
@@ -36,14 +38,14 @@ def select(suite: str, target: Path) -> Selected:
     source = _find(suite)
     text = yaml_files.read(source)
     chosen = yaml_files.parse(text, source)
-    params.check(chosen, source)
+    defaults = {name: params.Params.model_fields[name].default for name in params.READ_BY_DVC if name not in chosen}
+    check(chosen | defaults, source)
     before_text, before = _before(target)
     stated = [name for name in YOURS if name in before]
     kept = {name: before[name] for name in stated if name not in chosen}
     replaced = [name for name in stated if name in chosen and chosen[name] != before[name]]
-    defaults = {name: params.Params.model_fields[name].default for name in params.READ_BY_DVC if name not in chosen}
     entries = chosen | defaults | kept
-    params.check(entries, target)
+    check(entries, target)
 
     # As text, so that comments reach the reader.
     text = re.sub(r"^# yaml-language-server:.*\n+", "", text).rstrip() + "\n"  # its schema's path is the suite's

@@ -45,7 +45,7 @@ def parse(text: str, source: str | Path) -> dict[str, Any]:
     Raises:
         InputError: the text is not valid YAML, not a mapping, or names an entry twice; names the line.
     """
-    if conflict := re.search(r"^(<{7}|>{7}) ", text, re.MULTILINE):
+    if conflict := re.search(r"^(<{7}|>{7})(?![<>])", text, re.MULTILINE):
         line = text.count("\n", 0, conflict.start()) + 1
         raise InputError(f"{source}, line {line}: an unresolved merge conflict. Resolve it, then try again.")
     try:

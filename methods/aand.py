@@ -27,7 +27,7 @@ from methods.components.amplification import AmplifiedTeacher, AmplifierOutput, 
 from methods.components.anomaly_maps import cosine_distance
 from methods.components.anomaly_synthesis import estimate_foreground, synthesise
 from methods.components.teachers import Teacher
-from methods.distillation import DTYPES
+from methods.distillation import DTYPES, part
 from methods.rd import RD
 
 
@@ -101,8 +101,7 @@ class AAND(RD):
         bank = textures.load(self.texture_folder, self.image_size, context.cache)
         foregrounds = torch.stack([estimate_foreground(images[[row]][0]) for row in range(len(images))])  # (N, h, w)
         train_loop.seed(context.seed, 0)
-        amplifiers = Amplifiers(teacher, self.image_size, self.prototypes, self.temperature, self.amplifier_init)
-        amplifiers.to(torch.device(context.device))
+        amplifiers = self._amplifiers(teacher, context)
         history, epoch = self._train(amplifiers, teacher, images, foregrounds, bank, epochs, context)
         objects = int((~foregrounds.flatten(1).all(1)).sum())
         self.amplification_record_ = {
@@ -114,6 +113,24 @@ class AAND(RD):
             "foregrounds": f"estimated in {objects} of {len(images)} images, the whole image in the others",
         }
         return AmplifiedTeacher(teacher, amplifiers)
+
+    def load_target(self, teacher: Teacher, state: Mapping[str, Tensor], context: Context) -> feature_cache.Network:
+        weights = part(state, "amplifiers.")
+        if not weights:
+            return teacher
+        amplifiers = self._amplifiers(teacher, context)
+        amplifiers.load_state_dict(weights)
+        return AmplifiedTeacher(teacher, amplifiers)
+
+    def state(self) -> dict[str, Tensor]:
+        if not isinstance(self.target_, AmplifiedTeacher):
+            return super().state()
+        weights = self.target_.amplifiers.state_dict()
+        return super().state() | {f"amplifiers.{name}": value for name, value in weights.items()}
+
+    def _amplifiers(self, teacher: Teacher, context: Context) -> Amplifiers:
+        amplifiers = Amplifiers(teacher, self.image_size, self.prototypes, self.temperature, self.amplifier_init)
+        return amplifiers.to(torch.device(context.device))
 
     def _train(
         self,

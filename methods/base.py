@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 if TYPE_CHECKING:  # importing torch takes seconds, which `proctor status` need not spend
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 class InputError(ValueError):
@@ -149,6 +149,32 @@ class Method(ABC):
     @abstractmethod
     def predict(self, test: Sequence[Sample], context: Context) -> Iterator[Prediction]:
         """Yield one prediction per image, in order."""
+
+    def state(self) -> dict[str, Tensor] | None:
+        """All that `predict` needs of what `fit` learned, without the teacher, by name; None: it cannot be stored."""
+        return None
+
+    def load_state(self, state: Mapping[str, Tensor], context: Context) -> Self:
+        """Take over the `state` of a fitted method of the same hyper-parameters, in place of a fit.
+
+        `predict` then gives the same bits; `record` tells of a fit alone.
+
+        Raises:
+            KeyError, RuntimeError: the state is of another method, or of other hyper-parameters.
+            InputError: the teacher cannot be used.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no state")
+
+    def network(self) -> nn.Module | None:
+        """The fitted method as one network, to be exported; None: it cannot be.
+
+        From images, (B, 3, image_size, image_size) float32 in [0, 1], to scores, (B,), and anomaly maps, (B, h, w).
+        """
+        return None
+
+    def held_out(self, train: Sequence[Sample], validation: Sequence[Sample]) -> list[Sample]:
+        """Those of the training images that `fit`, given the same, does not train on."""
+        return []
 
     @classmethod
     def unsupported(cls, dataset: str, protocol: str) -> str | None:

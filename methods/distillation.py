@@ -12,6 +12,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
@@ -19,7 +20,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
 from methods.base import Context, InputError, Method, Prediction, Progress, Sample
-from methods.components import feature_cache, teachers, train_loop
+from methods.components import batch_norm, feature_cache, teachers, train_loop
 from methods.components.teachers import Teacher
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -49,6 +50,8 @@ class Distillation(Method):
         selection: which epoch's student is kept: "last"; "validation", the one with the lowest mean anomaly map on
             normal images that it was not trained on (the data set's validation split, else 20 % of the training
             images); or "oracle", the one that is best on the test images, a diagnostic and not a valid result.
+        batch_norm: statistics of the student's batch norms in testing. "running" averages over the last steps, as the
+            official codes do; "recalibrated" averages over the training images with the final weights (batch_norm.py).
     """
 
     student_input: ClassVar[Literal["features", "images"]] = "features"
@@ -60,6 +63,7 @@ class Distillation(Method):
     learning_rate: float = 5e-3
     betas: tuple[float, float] = (0.5, 0.999)
     selection: Selection = "last"
+    batch_norm: Literal["running", "recalibrated"] = "running"
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -99,6 +103,10 @@ class Distillation(Method):
         """
         return teacher
 
+    def load_target(self, teacher: Teacher, state: Mapping[str, Tensor], context: Context) -> feature_cache.Network:
+        """What `build_target` returned when this `state` was learned."""
+        return teacher
+
     def calibrate(self, outputs: Iterable[Outputs]) -> None:
         """Learn from outputs on normal images how `anomaly_map` scales; without outputs, reset it."""
 
@@ -124,6 +132,7 @@ class Distillation(Method):
                 return held_out_data.evaluate(range(len(validation)))
             return data.evaluate(held_out or training)
 
+        recalibrate = partial(self._recalibrate, data, training, context)
         splits = [[sample.key for sample in samples] for samples in (train, validation)]
         self.history_, self.epoch_ = train_loop.optimise(
             self.student_,
@@ -136,9 +145,10 @@ class Distillation(Method):
             context=context,
             checkpoint=context.checkpoint,
             fit_id=_digest([str(self), context.seed, context.evaluate_every, teacher.digest, splits]),
-            evaluate=lambda epoch: self._evaluate(epoch, normal, bool(validation or held_out), context),
+            evaluate=lambda epoch: self._evaluate(epoch, recalibrate, normal, bool(validation or held_out), context),
             criterion=CRITERIA[self.selection],
         )
+        recalibrate()
         self.calibrate(normal())
         return self
 
@@ -169,13 +179,27 @@ class Distillation(Method):
         if context.channels_last:
             self.student_ = self.student_.to(memory_format=torch.channels_last)
 
+    def _recalibrate(self, data: _Data, training: list[int], context: Context) -> None:
+        """Give the student's batch norms their statistics for testing; the training images are drawn in one order."""
+        if self.batch_norm == "recalibrated":
+            order = torch.randperm(len(training), generator=torch.Generator().manual_seed(context.seed))
+            batches = [[training[index] for index in batch] for batch in order.split(self.batch_size)]
+            batch_norm.recalibrate(self.student_, batches, lambda batch: data.outputs(batch, self.student_))
+
     def _evaluate(
-        self, epoch: int, normal: Callable[[], Iterator[Outputs]], has_held_out: bool, context: Context
+        self,
+        epoch: int,
+        recalibrate: Callable[[], None],
+        normal: Callable[[], Iterator[Outputs]],
+        has_held_out: bool,
+        context: Context,
     ) -> dict[str, float]:
         """What selection and the history need after an epoch; `has_held_out`: `normal` was not trained on."""
         measured: dict[str, float] = {}
         is_due = epoch % context.evaluate_every == 0 or epoch == self.epochs
         evaluate_test = context.evaluate_test if is_due else None
+        if self.selection == "validation" or evaluate_test:
+            recalibrate()
         if self.selection == "validation" or (evaluate_test and has_held_out):
             self.calibrate([])  # calibrated on the images whose maps are averaged, their mean would be constant
             maps = [self.anomaly_map(*outputs) for outputs in normal()]
@@ -198,6 +222,22 @@ class Distillation(Method):
         for outputs in _Data.load(self, test, context).evaluate(range(len(test))):
             for anomaly_map in self.anomaly_map(*outputs).cpu():  # (s, s)
                 yield Prediction(anomaly_map.max().item(), anomaly_map)
+
+    def state(self) -> dict[str, Tensor]:
+        return {f"student.{name}": value for name, value in self.student_.state_dict().items()}
+
+    def load_state(self, state: Mapping[str, Tensor], context: Context) -> Self:
+        teacher = self._load_teacher(context)
+        self.target_ = self.load_target(teacher, state, context)
+        self._create_student(teacher, context)
+        self.student_.load_state_dict(part(state, "student."))
+        return self
+
+    def network(self) -> nn.Module:
+        return _Network(self).eval()
+
+    def held_out(self, train: Sequence[Sample], validation: Sequence[Sample]) -> list[Sample]:
+        return [train[index] for index in self._hold_out(len(train), bool(validation))[1]]
 
     def _hold_out(self, images: int, validation: bool) -> tuple[list[int], list[int]]:
         """Indices to train on, and to select with: none if not needed or if there is a validation split."""
@@ -257,6 +297,31 @@ class _Data:
         size = self.context.predict_batch
         for start in range(0, len(indices), size):
             yield self.outputs(indices[start : start + size], self.method.student_)
+
+
+class _Network(nn.Module):
+    """Target, student and anomaly map as one network, in float32; see `Method.network`."""
+
+    def __init__(self, method: Distillation) -> None:
+        super().__init__()
+        self.method, self.target, self.student = method, method.target_, method.student_
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        normalised = self.target.normalise(255 * images)
+        features = self.target(normalised)
+        output = self.student(normalised if self.method.student_input == "images" else features)
+        maps = self.method.anomaly_map(features, output)  # (B, s, s)
+        return maps.amax((1, 2)), maps
+
+
+def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The entries of a state whose names begin with `prefix`, without it.
+
+    >>> part({"student.weight": torch.ones(1), "lambda": torch.ones(1)}, "student.")
+    {'weight': tensor([1.])}
+    """
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def _digest(parts: list[Any]) -> str:

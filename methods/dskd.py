@@ -9,9 +9,9 @@ Zhang, Suganuma and Okatani, arXiv 2307.03101; no official code found. Equation 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -83,13 +83,17 @@ class DSKD(Distillation):
 
     def build_target(self, teacher: Teacher, images: feature_cache.Rows, context: Context) -> feature_cache.Network:
         """The teacher, with the context of its features if a loss compares them with it."""
+        return self.load_target(teacher, {}, context)
+
+    def load_target(self, teacher: Teacher, state: Mapping[str, Tensor], context: Context) -> feature_cache.Network:
         return ContextualTeacher(teacher, self.temperature) if "contextual" in self._losses.values() else teacher
 
     def build_student(self, teacher: Teacher) -> nn.Module:
         students = {}
         for name in self._losses:
             bottleneck = OneClassBottleneck(teacher) if name == "local" else self._global_bottleneck(teacher)
-            students[name] = ReverseStudent(bottleneck, Decoder(teacher))
+            # `global` alone is a keyword of Python, which torch.export cannot name in the code that it writes.
+            students[f"{name}_student"] = ReverseStudent(bottleneck, Decoder(teacher))
         return Students(students)
 
     def _global_bottleneck(self, teacher: Teacher) -> nn.Module:
@@ -149,6 +153,15 @@ class DSKD(Distillation):
         self.scales_ = dict.fromkeys(self._losses, (0.0, 1.0))
         for name, mean, deviation in zip(self._losses, means, deviations, strict=False):
             self.scales_[name] = mean, deviation or 1.0  # 0 if all maps are constant
+
+    def state(self) -> dict[str, Tensor]:
+        scales = [self.scales_[name] for name in self._losses]
+        return super().state() | {"scales": torch.tensor(scales, dtype=torch.float64)}  # (students, 2)
+
+    def load_state(self, state: Mapping[str, Tensor], context: Context) -> Self:
+        scales = [(mean, deviation) for mean, deviation in state["scales"].tolist()]
+        self.scales_ = dict(zip(self._losses, scales, strict=True))
+        return super().load_state(state, context)
 
     @property
     def record(self) -> dict[str, Any]:

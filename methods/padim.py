@@ -11,16 +11,17 @@ Defard et al., ICPR 2021 workshops, arXiv 2011.08785.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from methods.base import Context, InputError, Method, Prediction, Progress, Sample
 from methods.components import feature_cache, teachers
 from methods.components.anomaly_maps import resize
+from methods.components.teachers import Teacher
 from methods.components.train_loop import set_determinism
 
 BLUR = 4.0  # standard deviation of the Gaussian blur in pixels, the paper's
@@ -60,9 +61,7 @@ class PaDiM(Method):
         if not train:
             raise InputError("PaDiM got no training image: check the data set's train folder.")
         set_determinism(context)
-        teacher = teachers.load(self.teacher, context.weights)
-        teacher.check(self.image_size)
-        self.teacher_ = teacher.to(torch.device(context.device))
+        teacher = self._load_teacher(context)
         order = torch.randperm(sum(teacher.channels), generator=torch.Generator().manual_seed(context.seed))
         is_kept = order.argsort() < self.channels
         self.is_kept_ = is_kept.to(context.device).split(teacher.channels)  # per level (C_l,)
@@ -83,6 +82,12 @@ class PaDiM(Method):
         self.cholesky_ = self._cholesky(scatter / max(images - 1, 1))  # a single image has no scatter
         return self
 
+    def _load_teacher(self, context: Context) -> Teacher:
+        teacher = teachers.load(self.teacher, context.weights)
+        teacher.check(self.image_size)
+        self.teacher_ = teacher.to(torch.device(context.device))
+        return teacher
+
     def _cholesky(self, covariance: Tensor) -> Tensor:
         """The Cholesky factor (P, d, d) of equation 1: the covariances with epsilon on their diagonals."""
         covariance.diagonal(dim1=1, dim2=2).add_(self.epsilon)
@@ -100,28 +105,53 @@ class PaDiM(Method):
         images = feature_cache.load_images(samples, self.image_size, context.cache)
         features = feature_cache.Features(self.teacher_, samples, images, context)
         for batch in torch.arange(len(samples)).split(context.predict_batch):
-            levels = [level[:, kept] for level, kept in zip(features(batch.tolist()), self.is_kept_, strict=True)]
-            scales = [levels[0].shape[-1] // level.shape[-1] for level in levels]  # 1, 2, 4
-            levels = [
-                level.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
-                for level, scale in zip(levels, scales, strict=True)
-            ]  # each (B, d_l, h_1, w_1)
-            yield torch.cat(levels, 1).flatten(2).permute(2, 0, 1)
+            yield self._kept(features(batch.tolist()))
+
+    def _kept(self, levels: list[Tensor]) -> Tensor:
+        """The kept channels of feature maps (B, C_l, h_l, w_l) at all positions of the finest, (P, B, d)."""
+        levels = [level[:, kept] for level, kept in zip(levels, self.is_kept_, strict=True)]
+        scales = [levels[0].shape[-1] // level.shape[-1] for level in levels]  # 1, 2, 4
+        levels = [
+            level.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+            for level, scale in zip(levels, scales, strict=True)
+        ]  # each (B, d_l, h_1, w_1)
+        return torch.cat(levels, 1).flatten(2).permute(2, 0, 1)
 
     def predict(self, test: Sequence[Sample], context: Context) -> Iterator[Prediction]:
         if not test:
             return
         set_determinism(context)
-        done, side = 0, self.image_size // teachers.STRIDES[0]
+        done = 0
         for vectors in self._vectors(test, context):
             # Equation 2, the Mahalanobis distance: with Σ = L Lᵀ it is the norm of L⁻¹ (x - μ).
             difference = (vectors - self.mean_[:, None]).mT  # (P, d, B)
             distance = torch.linalg.solve_triangular(self.cholesky_, difference, upper=False).norm(dim=1)  # (P, B)
-            maps = resize(distance.T.unflatten(1, (side, side)), self.image_size, align_corners=False, sigma=BLUR)
-            for anomaly_map in maps.cpu():  # (s, s)
+            for anomaly_map in (maps := self._maps(distance)).cpu():  # (s, s)
                 yield Prediction(anomaly_map.max().item(), anomaly_map)
             done += len(maps)
             context.progress(Progress("predict", done, len(test)))
+
+    def _maps(self, distance: Tensor) -> Tensor:
+        """Anomaly maps (B, s, s) of the distances at all positions, (P, B)."""
+        side = self.image_size // teachers.STRIDES[0]
+        return resize(distance.T.unflatten(1, (side, side)), self.image_size, align_corners=False, sigma=BLUR)
+
+    def state(self) -> dict[str, Tensor]:
+        return {"is_kept": torch.cat(self.is_kept_), "mean": self.mean_, "cholesky": self.cholesky_}
+
+    def load_state(self, state: Mapping[str, Tensor], context: Context) -> Self:
+        teacher = self._load_teacher(context)
+        is_kept, self.mean_, self.cholesky_ = (
+            state[name].to(context.device) for name in ("is_kept", "mean", "cholesky")
+        )
+        self.is_kept_ = is_kept.split(teacher.channels)
+        positions, kept_channels = (self.image_size // teachers.STRIDES[0]) ** 2, int(is_kept.sum())
+        if self.cholesky_.shape != (positions, kept_channels, kept_channels):
+            raise RuntimeError(f"covariances {tuple(self.cholesky_.shape)} for {positions} positions")
+        return self
+
+    def network(self) -> nn.Module:
+        return _Network(self).eval()
 
     @property
     def record(self) -> dict[str, Any]:
@@ -130,3 +160,22 @@ class PaDiM(Method):
             "image_size": self.image_size,
             "parameters": {"teacher": sum(parameter.numel() for parameter in self.teacher_.parameters())},
         }
+
+
+class _Network(nn.Module):
+    """Teacher and distances as one network, see `Method.network`; with L⁻¹, as exporters know no triangular solver."""
+
+    inverse: Tensor
+
+    def __init__(self, method: PaDiM) -> None:
+        super().__init__()
+        self.method, self.teacher = method, method.teacher_
+        identity = torch.eye(method.cholesky_.shape[-1], device=method.cholesky_.device)
+        self.register_buffer("inverse", torch.linalg.solve_triangular(method.cholesky_, identity, upper=False))
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        vectors = self.method._kept(self.teacher(self.teacher.normalise(255 * images)))  # (P, B, d)
+        distance = (self.inverse @ (vectors - self.method.mean_[:, None]).mT).norm(dim=1)  # (P, B)
+        maps = self.method._maps(distance)
+        return maps.amax((1, 2)), maps

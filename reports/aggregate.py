@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from benchmarks.plan import Group, Plan
@@ -141,15 +142,27 @@ def _of_variant(
     rows: pd.DataFrame, categories: list[str], defined: list[str], seeds: list[int]
 ) -> Iterator[tuple[str, Cell]]:
     """The cells of one variant in one block: each category, then the mean over those in `defined`."""
-    grid = rows.pivot(index="category", columns="seed", values="value").reindex(index=categories, columns=seeds)
-    reasons = {(row["category"], row["seed"]): row["reason"] or NO_REASON for row in rows.to_dict("records")}
+    values: dict[tuple[str, int], float] = {}
+    reasons: dict[tuple[str, int], str] = {}
+    records: dict[str, list[str]] = {}
+    columns = (rows.category, rows.seed, rows.value, rows.reason, rows.record)
+    for category, seed, value, reason, record in zip(*columns, strict=True):
+        values[category, seed], reasons[category, seed] = value, reason or NO_REASON
+        records.setdefault(category, []).append(record)
     for category in categories:
         why = {seed: reasons.get((category, seed), UNFINISHED) for seed in seeds}
-        cell = _cell(pd.Series(grid.loc[category]), why, rows.record[rows.category == category])
-        yield category, replace(cell, category=category)
-    missing = {seed: ", ".join(c for c in defined if grid[seed].isna()[c]) for seed in seeds}
-    why = {seed: f"no value for {names}" if names else "no category has a value" for seed, names in missing.items()}
-    mean = _cell(grid.loc[defined].mean(skipna=False), why, rows.record)
+        by_seed = {seed: values.get((category, seed), math.nan) for seed in seeds}
+        yield category, replace(_cell(by_seed, why, records.get(category, [])), category=category)
+    missing = {seed: [c for c in defined if math.isnan(values.get((c, seed), math.nan))] for seed in seeds}
+    why = {
+        seed: f"no value for {', '.join(names)}" if names else "no category has a value"
+        for seed, names in missing.items()
+    }
+    means = {
+        seed: float(np.mean([values[category, seed] for category in defined])) if defined and not names else math.nan
+        for seed, names in missing.items()
+    }
+    mean = _cell(means, why, list(rows.record))
     if mean.values and len(defined) < len(categories):
         undefined = ", ".join(category for category in categories if category not in defined)
         limits = f"{undefined} left out, which has no value for any variant"
@@ -164,8 +177,8 @@ def _unscored(plan: Plan, block: Mapping[str, str], rows: pd.DataFrame) -> Itera
     return [group for group in plan.groups if (group.dataset, group.protocol) == here and group.variant not in scored]
 
 
-def _cell(by_seed: pd.Series, why: Mapping[int, str], records: pd.Series) -> Cell:
-    values = {int(str(seed)): float(value) for seed, value in by_seed.items() if not pd.isna(value)}
+def _cell(by_seed: Mapping[int, float], why: Mapping[int, str], records: Sequence[str]) -> Cell:
+    values = {int(seed): float(value) for seed, value in by_seed.items() if not math.isnan(value)}
     missing = {seed: reason for seed, reason in why.items() if seed not in values}
     if len(set(missing.values())) == 1 and not values:
         note = next(iter(missing.values()))
@@ -173,5 +186,7 @@ def _cell(by_seed: pd.Series, why: Mapping[int, str], records: pd.Series) -> Cel
         note = "; ".join(f"seed {seed}: {reason}" for seed, reason in missing.items())
     if values and missing:
         note = f"{len(values)} of {len(why)} seeds; {note}"
-    sample = pd.Series(values, dtype=float)
-    return Cell(float(sample.mean()), float(sample.std(ddof=1)), values, note, tuple("\n".join(records).split("\n")))
+    sample = list(values.values())
+    mean = float(np.mean(sample)) if sample else math.nan
+    std = float(np.std(sample, ddof=1)) if len(sample) > 1 else math.nan
+    return Cell(mean, std, values, note, tuple("\n".join(records).split("\n")))

@@ -1,29 +1,27 @@
 """Builds the report: tables, figures, and one page that shows both.
 
-Bad input never stops a report: each problem becomes one sentence in the log and on the page, the rest is still built.
+Bad input never stops a report: each problem becomes one sentence on the page, the rest is still built.
 """
 
 from __future__ import annotations
 
 import logging
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 
 from benchmarks.plan import Plan
 from benchmarks.records import Record
-from methods.components.atomic import replacing
-from reports import aggregate, figures, load, specs, tables, vocabulary
+from reports import aggregate, drawing, load, specs, tables, vocabulary
 from reports.analysis import checks, costs, paper_tables, reproduction, sensitivity, significance, standings
-from reports.figures import _cache as drawn_before
 from reports.load import error_text
+from reports.output import Output
 from reports.render import drilldown, html, latex, text
 
 log = logging.getLogger(__name__)
@@ -39,11 +37,14 @@ NOTES: dict[str, Callable[[pd.DataFrame], Sequence[str]]] = {  # what ends the c
 }
 
 
-class Output(NamedTuple):
-    """Where a report goes."""
+class Asked(NamedTuple):
+    """A figure that a spec asks for."""
 
-    folder: Path
-    cache: Path | None  # of drawn figures
+    kind: str  # the spec
+    figure: str  # the module that draws it
+    title: str
+    place: dict[str, str]
+    rows: pd.DataFrame
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def build(
     problems: list[str] | None = None,
     cache: Path | None = None,
 ) -> Path:
-    """Write `tables/`, `figures/` and `index.html` into `out`; older tables and figures there are removed.
+    """Write `tables/`, `figures/` and `index.html` into `out`; files whose content stays are not touched.
 
     Args:
         results: a folder as described in `results/README.md`.
@@ -87,20 +88,17 @@ def build(
         cache: a folder for drawn figures, which can be deleted at any time; None: all are drawn.
 
     Returns:
-        The path of `index.html`. It lists all problems, which are also logged as warnings.
+        The path of `index.html`. It lists all problems.
     """
     problems = [] if problems is None else problems
     data, findings = read(results, problems)
     allowed, remaining = checks.apply_allow(findings, allow)
     problems += remaining
-    for part in ("tables", "figures"):
-        shutil.rmtree(out / part, ignore_errors=True)
-    rows_of = sources(data)
-    items = _items(rows_of, data, allowed, folder, Output(out, cache), problems)
+    rows_of, output = sources(data), Output(out)
+    asked = list(_asked(rows_of, data, allowed, folder, problems))
+    items = list(_drawn(asked, output, cache, problems))
     payloads = drilldown.payloads(data.records, data.scores, data.details, data.logs, problems)
     boards = _boards(rows_of, data, problems)
-    for problem in problems:
-        log.warning(problem)
     content = html.Content(
         suite=data.plan.suite,
         boards=boards,
@@ -110,9 +108,8 @@ def build(
         problems=problems,
         allowed=[checks.notice(*finding) for finding in allowed],
     )
-    index = out / "index.html"
-    with replacing(index) as partial:
-        partial.write_text(html.render(content), encoding="utf-8")
+    index = output.write("index.html", html.render(content))
+    output.remove_others("tables", "figures")
     return index
 
 
@@ -178,16 +175,11 @@ def sources(data: Results) -> Sources:
     return {name: cache(rows) for name, rows in of_source.items()}
 
 
-def _items(
-    rows_of: Sources,
-    data: Results,
-    allowed: Sequence[checks.Allowed],
-    folder: Path,
-    out: Output,
-    problems: list[str],
-) -> list[tables.Table | html.Figure]:
-    """Every table and figure of the specs, written to files."""
-    items: list[tables.Table | html.Figure] = []
+def _asked(
+    rows_of: Sources, data: Results, allowed: Sequence[checks.Allowed], folder: Path, problems: list[str]
+) -> Iterator[tables.Table | Asked]:
+    """Every table of the specs, and every figure that is to be drawn."""
+    variants = list(dict.fromkeys(group.variant for group in data.plan.groups))
     for name, spec in specs.read_specs(folder, problems):
         try:
             source = spec.get("from", "cells")
@@ -195,36 +187,31 @@ def _items(
             unknown = vocabulary.select(rows, spec)[1] if len(rows) else []
             problems += [f"{folder.name}/{name}.yaml: {message}" for message in unknown]
             if "figure" in spec:
-                items += _figures(name, spec, rows, out, problems)
+                for place, part in vocabulary.each(vocabulary.select(rows, spec)[0], spec["each"]):
+                    yield Asked(name, spec["figure"], vocabulary.title(spec, place), place, part)
             else:
-                built = tables.tables(name, spec, rows, data.records, NOTES.get(source, lambda part: ()))
-                built = [checks.with_notices(table, data.records, allowed) for table in built]
-                items += _write(built, out.folder / "tables")
+                built = tables.tables(name, spec, rows, data.records, NOTES.get(source, lambda part: ()), variants)
+                yield from [checks.with_notices(table, data.records, allowed) for table in built]
         except Exception as error:  # a spec is a plug-in: whatever fails in it must not cost the other specs' output
             log.debug("spec %s", name, exc_info=True)
             problems.append(f"{folder.name}/{name}.yaml: not built: {error_text(error)}.")
-    return items
 
 
-def _write(built: list[tables.Table], out: Path) -> list[tables.Table]:
-    out.mkdir(parents=True, exist_ok=True)
-    for table in built:
-        for suffix, write in (("md", text.markdown), ("csv", text.csv), ("tex", latex.latex)):
-            (out / f"{table.name}.{suffix}").write_text(write(table), encoding="utf-8")
-    return built
-
-
-def _figures(
-    name: str, spec: Mapping[str, Any], rows: pd.DataFrame, out: Output, problems: list[str]
-) -> list[html.Figure]:
-    drawn, description = [], figures.description(spec["figure"])
-    for place, part in vocabulary.each(vocabulary.select(rows, spec)[0], spec["each"]):
-        title = vocabulary.title(spec, place)
-        try:
-            file = vocabulary.slug(name, *place.values())
-            paths = drawn_before.saved(spec["figure"], part, out.folder / "figures" / file, out.cache)
-            drawn.append(html.Figure(name, file, title, description, place, paths))
-        except Exception as error:  # one figure that cannot be drawn must not cost the others
-            log.debug("figure %s", title, exc_info=True)
-            problems.append(f"figure '{title}' ({name}): {error_text(error)}.")
-    return drawn
+def _drawn(
+    asked: Sequence[tables.Table | Asked], out: Output, cache: Path | None, problems: list[str]
+) -> Iterator[tables.Table | html.Figure]:
+    """The tables, and the figures that could be drawn, written to files."""
+    jobs = [drawing.Job(item.figure, item.rows) for item in asked if isinstance(item, Asked)]
+    drawn = iter(drawing.draw(jobs, cache))
+    for item in asked:
+        if isinstance(item, tables.Table):
+            for suffix, write in (("md", text.markdown), ("csv", text.csv), ("tex", latex.latex)):
+                out.write(f"tables/{item.name}.{suffix}", write(item))
+            yield item
+        elif (result := next(drawn)).error:
+            problems.append(f"figure '{item.title}' ({item.kind}): {result.error}.")
+        else:
+            file = vocabulary.slug(item.kind, *item.place.values())
+            paths = [out.write(f"figures/{file}{suffix}", content) for suffix, content in result.files.items()]
+            said = f"{drawing.description(item.figure)} {result.note}"
+            yield html.Figure(item.kind, file, item.title, said, item.place, paths, result.markup)

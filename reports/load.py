@@ -14,6 +14,7 @@ from benchmarks import records as stored
 from benchmarks.plan import Plan
 from benchmarks.records import Epoch, Record
 from benchmarks.schema import PROBE_COLUMNS, SCORE_COLUMNS
+from benchmarks.storage.digests import content_digest
 from benchmarks.wording import counted
 from methods.base import InputError
 from reports import published
@@ -176,14 +177,17 @@ def _values(epoch: Epoch, kind: str) -> dict[str, float]:
 def read_details(results: Path, problems: list[str]) -> pd.DataFrame:
     """One row for each `details/GROUP/CATEGORY-seedK.json`: its cell, the parsed file, and the paths of its arrays.
 
-    `maps` is the path of the anomaly maps of all its images, in their order; `record` the path of its record.
+    `maps` is the path of the anomaly maps of all its images, in their order; `record` the path of its record; `digest`
+    that of the file.
     """
     rows = []
     for path in sorted((results / "details").glob("*/*.json")):
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            cell = {name: content[name] for name in (*DETAILS, "record")}
-            pd.DataFrame(content["images"])[["key", "anomalous", "score"]]  # a KeyError names what is missing
+            text = path.read_bytes()
+            content = json.loads(text)
+            cell = {name: content[name] for name in (*DETAILS, "record")} | {"digest": content_digest(text)}
+            for image in content["images"]:
+                _ = image["key"], image["anomalous"], image["score"]  # a KeyError names what is missing
             files = {
                 "arrays": path.with_suffix(".npz"),
                 "extremes": path.with_suffix(".extremes.npz"),
@@ -191,8 +195,8 @@ def read_details(results: Path, problems: list[str]) -> pd.DataFrame:
                 "maps": results / "predictions" / run_of(cell["record"]) / f"{cell['category']}.maps.npy",
             }
             rows.append({**cell, "details": content, **{n: f if f.exists() else None for n, f in files.items()}})
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError, OSError) as error:
             problems.append(
                 f"{path.relative_to(results)} was left out: {error_text(error)}. `dvc repro` scores it again."
             )
-    return pd.DataFrame(rows, columns=[*DETAILS, "record", "details", *FILES])
+    return pd.DataFrame(rows, columns=[*DETAILS, "record", "digest", "details", *FILES])

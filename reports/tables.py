@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.records import Record
+from benchmarks.schema import NOT_STATED
 from benchmarks.wording import counted
 from reports import vocabulary
 from reports.aggregate import Cell, empty_cell, text_cell
@@ -62,8 +63,13 @@ def tables(
     cells: pd.DataFrame,
     records: Sequence[Record],
     notes: Callable[[pd.DataFrame], Sequence[str]] = lambda part: (),
+    variants: Sequence[str] = (),
 ) -> list[Table]:
-    """All tables that a spec describes; `notes` ends the caption of each, made of its rows of `cells`.
+    """All tables that a spec describes.
+
+    Args:
+        notes: what ends the caption of a table, made of its rows of `cells`.
+        variants: in the order of the suite; without it they come by name.
 
     Raises:
         ValueError: the spec leaves a facet open, so that several results would fall into one place.
@@ -80,7 +86,7 @@ def tables(
         caption = [*describe(part, records, spec.get("aggregation", AGGREGATIONS[0])), *notes(part)]
         title, file = vocabulary.title(spec, place), vocabulary.slug(name, *place.values())
         is_blank = of_paper and not any(number["value"] for number in part.number)
-        built.append(Table(name, file, title, caption, place, _grid(part, axes, of_paper), is_blank))
+        built.append(Table(name, file, title, caption, place, _grid(part, axes, of_paper, variants), is_blank))
     return built
 
 
@@ -90,12 +96,16 @@ def _check_facets(spec: Mapping[str, Any], axes: Mapping[str, Sequence[str]], ce
         raise ValueError(f"{left[0]} must be in `each`, `rows` or `columns`, or have one value in `where`")
 
 
-def _grid(part: pd.DataFrame, axes: Mapping[str, Sequence[str]], of_paper: bool) -> pd.DataFrame:
+def _grid(
+    part: pd.DataFrame, axes: Mapping[str, Sequence[str]], of_paper: bool, variants: Sequence[str]
+) -> pd.DataFrame:
     """The cells by row and column label; a paper's rows and columns come as printed."""
     long = pd.DataFrame({axis: _axis_labels(part, axes[axis]) for axis in axes} | {"cell": part.cell.tolist()})
     grid = long.pivot(index="rows", columns="columns", values="cell")
     order = [
-        list(long[axis].unique()) if of_paper or {*AS_GIVEN} & {*axes[axis]} else vocabulary.ordered(long[axis])
+        list(long[axis].unique())
+        if of_paper or {*AS_GIVEN} & {*axes[axis]}
+        else vocabulary.ordered(long[axis], variants)
         for axis in axes
     ]
     gap = text_cell("", "not printed") if of_paper else NOT_SCORED
@@ -143,6 +153,10 @@ def describe(part: pd.DataFrame, records: Sequence[Record], aggregation: str = "
     if any(cell.bold for cell in part.cell):
         caption.append(BOLD)
     for label, runs in of_variant.items():
+        if scores := {str(record.hyper_parameters["image_score"]) for record in runs if record.is_imported}:
+            how = " or ".join(sorted(scores))
+            caption.append(f"Imported: other software made the anomaly maps of {label}; image score: {how}.")
+    for label, runs in of_variant.items():
         deviations = dict.fromkeys(text.rstrip(".") for record in runs for text in record.deviations)
         caption += [f"Deviations of {label}: {'; '.join(deviations)}."] if deviations else []
     return caption
@@ -176,8 +190,14 @@ def _budget(records: Sequence[Record]) -> str:
     budgets = set()
     for record in records:
         values = record.hyper_parameters
-        epochs = values.get("epochs", len(record.history))
-        parts = [counted(epochs, "epoch") if epochs else "no epochs"]
-        parts += [f"images of {values['image_size']} px"] if "image_size" in values else []
+        if record.is_imported and "epochs" not in values:
+            parts = [f"epochs {NOT_STATED}"]
+        else:
+            epochs = values.get("epochs", len(record.history))
+            parts = [counted(epochs, "epoch") if epochs else "no epochs"]
+        if "image_size" in values:
+            parts.append(f"images of {values['image_size']} px")
+        elif record.is_imported:
+            parts.append(f"image size {NOT_STATED}")
         budgets.add(", ".join([*parts, *filter(None, [record.compute.get("precision")])]))
     return " or ".join(sorted(budgets)) or "not recorded"

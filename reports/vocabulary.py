@@ -150,27 +150,36 @@ def slug(*words: str) -> str:
 
 def labels(keys: pd.DataFrame) -> list[str]:
     """A short label for each row of `keys`: its first column, and of the others what is needed to tell rows apart."""
-    distinct = keys.drop_duplicates()
-    first = distinct.iloc[:, 0]
-    repeated = set(first[first.duplicated()])
+    rows = list(keys.itertuples(index=False, name=None))
+    alike: dict[str, list[tuple[Any, ...]]] = {}  # the distinct keys by their first column
+    for key in dict.fromkeys(rows):
+        alike.setdefault(key[0], []).append(key)
     label_of = {}
-    for key in distinct.itertuples(index=False, name=None):
-        same = distinct[first == key[0]]
-        extra = [
-            str(value)
-            for value, column in zip(key[1:], same.columns[1:], strict=True)
-            if (key[0] in repeated and same[column].nunique() > 1) or value == "oracle"
-        ]
-        label = metric(key[0]).title if keys.columns[0] == "metric" else key[0]
-        label_of[key] = f"{label} ({', '.join(extra)})" if extra else label
-    return [label_of[key] for key in keys.itertuples(index=False, name=None)]
+    for first, of_first in alike.items():
+        differs = [len(set(values)) > 1 for values in zip(*of_first, strict=True)]
+        label = metric(first).title if keys.columns[0] == "metric" else first
+        for key in of_first:
+            extra = [
+                str(value) for value, needed in zip(key[1:], differs[1:], strict=True) if needed or value == "oracle"
+            ]
+            label_of[key] = f"{label} ({', '.join(extra)})" if extra else label
+    return [label_of[key] for key in rows]
 
 
-def ordered(names: Iterable[str]) -> list[str]:
-    """Labels as a table lists them: metrics and protocols in their own order, others by name, the mean last."""
-    order = [*(metric.title for metric in METRICS.values()), *PROTOCOLS]
+def ordered(names: Iterable[str], variants: Sequence[str] = ()) -> list[str]:
+    """Labels as a table lists them: metrics, protocols and `variants` in their order, others by name, the mean last.
+
+    >>> ordered(["mean", "fd: AUPRO", "bolt", "rd: AUPRO (pooled)", "rd: image AUROC"], variants=["rd", "fd"])
+    ['rd: image AUROC', 'rd: AUPRO (pooled)', 'fd: AUPRO', 'bolt', 'mean']
+    """
+    order = [*(metric.title for metric in METRICS.values()), *PROTOCOLS, *variants]
     rank = {name: place for place, name in enumerate(order)}
-    return sorted(set(names), key=lambda n: (n == MEAN, rank.get(re.sub(r" \(.*", "", n), len(rank)), n))
+
+    def place(name: str) -> tuple[bool, list[tuple[int, str]]]:
+        parts = name.split(": ")
+        return name == MEAN, [(rank.get(re.sub(r" \(.*", "", part), len(rank)), part) for part in parts]
+
+    return sorted(set(names), key=place)
 
 
 def shared(by_label: Mapping[str, str]) -> str:

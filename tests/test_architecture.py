@@ -23,7 +23,7 @@ LEAVES = {
 }  # fmt: skip
 STORED = {"benchmarks.plan", "benchmarks.records"}
 DATA = {"benchmarks.datasets", "benchmarks.protocols", "benchmarks.interference"}
-RUNS = {"benchmarks.params", "benchmarks.sources", "benchmarks.fingerprint", "benchmarks.runs"}
+RUNS = {"benchmarks.params", "benchmarks.imports", "benchmarks.sources", "benchmarks.fingerprint", "benchmarks.runs"}
 RESULTS = {"benchmarks.results", "benchmarks.status_file", "benchmarks.status", "benchmarks.integrity"}
 SUITES = {"benchmarks.params", "benchmarks.suite_files", "benchmarks.yaml_files"}
 BELOW_SCORING = {"methods", *METHODS, *LEAVES, *STORED, *DATA, *RUNS, *RESULTS}
@@ -46,10 +46,32 @@ ALLOWED: dict[str, set[str]] = {
     "benchmarks.params_schema": {"methods", *METHODS, *LEAVES, *DATA, "benchmarks.params"},
     "benchmarks.suite_files": {*METHODS, "benchmarks.params", "benchmarks.yaml_files"},
     "benchmarks.new_project": {*METHODS, "benchmarks.suite_files"},
-    "benchmarks.checks": {"methods", *METHODS, *LEAVES, *STORED, *DATA, *RUNS, "benchmarks.execution"},
-    "benchmarks.fingerprint": {"methods", *METHODS, *LEAVES, *STORED, *DATA, "benchmarks.params", "benchmarks.sources"},
+    "benchmarks.imports": {*METHODS, *LEAVES, *STORED, "benchmarks.results"},
+    "benchmarks.checks": {
+        "methods",
+        *METHODS,
+        *LEAVES,
+        *STORED,
+        *DATA,
+        *RUNS,
+        "benchmarks.execution",
+        "benchmarks.signatures",
+    },
+    "benchmarks.fingerprint": {
+        "methods",
+        *METHODS,
+        *LEAVES,
+        *STORED,
+        *DATA,
+        "benchmarks.params",
+        "benchmarks.sources",
+        "benchmarks.imports",
+    },
     "benchmarks.runs": {"methods", *METHODS, *LEAVES, *STORED, *DATA, *RUNS},
-    "benchmarks.plan_cache": {"methods", *METHODS, *LEAVES, *STORED, *DATA, *RUNS},
+    "benchmarks.signatures": set(),
+    "benchmarks.stamps": {*METHODS, "benchmarks.plan", "benchmarks.sources"},
+    "benchmarks.plan_cache": {"methods", *METHODS, *LEAVES, *STORED, *DATA, *RUNS, "benchmarks.stamps"},
+    "benchmarks.report_cache": {*METHODS, "benchmarks.plan", "benchmarks.stamps"},
     "benchmarks.results": {*METHODS, *LEAVES, *STORED},
     "benchmarks.status_file": {*METHODS, *LEAVES, *STORED, "benchmarks.results"},
     "benchmarks.status": {*METHODS, *LEAVES, *STORED, *RESULTS},
@@ -68,10 +90,12 @@ ALLOWED: dict[str, set[str]] = {
 def imports(path: Path) -> set[str]:
     """Modules of ours that a file imports when it runs, by dotted name."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             node.body = []
-        elif isinstance(node, ast.Import):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names = {f"{node.module}.{alias.name}" for alias in node.names}
@@ -133,12 +157,16 @@ COMMANDS = {
 # Imported by them, and free to change: what reads and checks what is stored, and what a run's fingerprint covers.
 NOT_DEPENDENCIES = {
     *STORED, *RESULTS, "benchmarks", "benchmarks.metrics", "benchmarks.storage", "benchmarks.storage.arrays",
-    "benchmarks.storage.digests", "benchmarks.storage.disk", "benchmarks.storage.score_files", "benchmarks.schema",
+    "benchmarks.storage.digests", "benchmarks.storage.disk", "benchmarks.storage.model_files",
+    "benchmarks.storage.score_files", "benchmarks.schema", "benchmarks.wording",
     "methods", "methods.base", "methods.components", "methods.components.atomic", "benchmarks.params", "reports",
 }  # fmt: skip
 
-# Except where they decide the output: columns and seal of scores.
-WRITTEN = {"score": {"benchmarks.schema", "benchmarks.storage.digests", "benchmarks.storage.score_files"}}
+# Except where they decide the output: columns and seal of scores, and the sentences of the report.
+WRITTEN = {
+    "score": {"benchmarks.schema", "benchmarks.storage.digests", "benchmarks.storage.score_files"},
+    "report": {"benchmarks.wording"},
+}
 
 
 @pytest.mark.parametrize("stage", COMMANDS)

@@ -383,3 +383,21 @@ def test_a_result_that_was_changed_is_not_bundled(stored: list[Run], tmp_path: P
     with pytest.raises(InputError, match=rf"{path.name} was changed after it was written.*Run `dvc repro` to restore"):
         bundle.write(tmp_path / "x.tar.gz", ["bright-toy-multi_class"], **FIELDS)
     assert not list(tmp_path.glob("*.tar.gz"))
+
+
+def test_a_run_in_the_place_of_another_is_not_bundled(stored: list[Run], tmp_path: Path) -> None:
+    one, other = map(results.result_dir, stored)
+    one.rename(tmp_path / "kept")
+    other.rename(one)
+    (tmp_path / "kept").rename(other)
+    with pytest.raises(InputError, match=r"all-seed0 holds the run bright-toy-multi_class/all-seed1, not .*dvc repro"):
+        bundle.write(tmp_path / "x.tar.gz", ["bright-toy-multi_class"], **FIELDS)
+    assert not list(tmp_path.glob("*.tar.gz"))
+
+
+def test_a_group_of_which_a_run_is_gone_is_not_bundled_without_it(stored: list[Run], tmp_path: Path) -> None:
+    shutil.rmtree(results.result_dir(stored[1]))
+    with pytest.raises(InputError, match=r"all-seed1/record.json cannot be read .* Run `dvc repro` to restore it"):
+        bundle.write(tmp_path / "x.tar.gz", ["bright-toy-multi_class"], **FIELDS)
+    manifest, _ = bundle.write(tmp_path / "x.tar.gz", ["bright-toy-multi_class/all-seed0"], **FIELDS)
+    assert {entry.seed for entry in manifest.maps} == {0}

@@ -114,6 +114,35 @@ def test_use_says_what_it_kept_and_what_it_replaced(proctor: Callable[..., Ended
     ]
 
 
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"conventions": ["defualt"]}, "there is no convention 'defualt'. Did you mean 'default'?"),
+        ({"allow": {"colapsed": "x"}}, "`allow`: `colapsed` has an unknown kind of finding"),
+        ({"methods": ["brigth"]}, "there is no method or variant 'brigth'. Did you mean 'bright'?"),
+    ],
+)
+def test_use_writes_nothing_that_the_next_command_would_refuse(
+    entries: dict[str, Any], message: str, proctor: Callable[..., Ended], project: Path
+) -> None:
+    kept = (project / "params.yaml").read_bytes()
+    (project / "mine.yaml").write_text(yaml.safe_dump(SUITE | entries))
+    ended = proctor("use", "mine.yaml")
+    assert ended.code == 2 and ended.err.startswith(f"error: mine.yaml: {message}")
+    assert (project / "params.yaml").read_bytes() == kept
+
+
+def test_use_refuses_an_entry_of_yours_that_does_not_fit_the_suite(
+    proctor: Callable[..., Ended], project: Path
+) -> None:
+    change(project, executor={"resources": {"bright-toy-*": {"gpus": 2}}})
+    kept = (project / "params.yaml").read_bytes()
+    ended = proctor("use", "toy")
+    assert ended.code == 2
+    assert ended.err.startswith("error: params.yaml: `executor.resources`: no group matches 'bright-toy-*'")
+    assert (project / "params.yaml").read_bytes() == kept
+
+
 def test_names_are_printed_as_they_are(proctor: Callable[..., Ended], project: Path) -> None:
     (project / "[raw]:smile:[b].yaml").write_text(yaml.safe_dump(SUITE))
     assert "the suite '[raw]:smile:[b].yaml';" in proctor("use", "[raw]:smile:[b].yaml").err

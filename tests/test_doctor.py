@@ -1,7 +1,9 @@
 """`proctor doctor`: everything that would stop or spoil a suite is found before any training."""
 
 import json
+import os
 import shutil
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +127,75 @@ def test_the_range_of_16_bit_images_is_told(tree: Path, own_methods: Path) -> No
     report = doctor.examine(suite(tree))
     nut = next(row for row in report.contents if row.category == "nut")
     assert (nut.brightest, nut.modes) == (51000, {"RGB": 4, "I;16": 2})
+
+
+def test_16_bit_files_of_unlike_scale_are_a_warning_until_the_depth_is_stated(tree: Path, own_methods: Path) -> None:
+    ramp = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    for name, factor in (("train/good/0", 16), ("train/good/1", 15), ("test/good/1", 200)):
+        save(tree / "nut" / f"{name}.png", ramp * factor)
+    (warning,) = found(suite(tree))
+    assert warning.severity == "warning"
+    assert "2 of 3 16-bit files end below 16384, this one at 3825, but" in warning.message
+    assert "test/good/1.png at 51000. All are read as 16 bits." in warning.message
+    (tree / "dataset.yaml").write_text("bit_depth: 16\n")
+    assert found(suite(tree)) == []
+
+
+def test_transparent_pixels_of_an_image_are_a_warning_and_opaque_alpha_is_none(tree: Path, own_methods: Path) -> None:
+    for name, alpha in (("0", 255), ("1", 254)):
+        path = tree / "nut" / "train" / "good" / f"{name}.png"
+        image = Image.open(path)
+        image.putalpha(alpha)
+        image.save(path)
+    (warning,) = found(suite(tree))
+    assert warning.severity == "warning" and warning.count == 1
+    assert f"{path}: transparent pixels, of which the colours are read that no viewer shows" in warning.message
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tiff"])
+def test_an_image_saved_again_is_a_copy_wherever_it_lies(suffix: str, tree: Path, own_methods: Path) -> None:
+    for source, copy in (
+        ("train/good/0", "train/good/8"), ("train/good/0", "test/good/8"), ("test/dent/0", "test/good/9")
+    ):  # fmt: skip
+        image = Image.open(tree / "nut" / f"{source}.png")
+        image.save((tree / "nut" / copy).with_suffix(suffix), **{"compress_level": 0} if suffix == ".png" else {})
+    lines = [finding.line for finding in found(suite(tree))]
+    train, test = tree / "nut" / "train" / "good", tree / "nut" / "test"
+    assert lines == [
+        f"warning folder: {test}/good/8{suffix}: test image that is a copy of the train image {train}/0.png. "
+        "Remove one of them.",
+        f"warning folder: {test}/good/9{suffix}: the same image as {test}/dent/0.png, but one is normal and the other "
+        "is not. Correct the labels.",
+        f"notice folder: {train}/8{suffix}: copy of the train image {train}/0.png. Remove one.",
+    ]
+    assert [finding.line for finding in found(suite(tree))] == lines, "remembered"
+
+
+def test_names_that_differ_in_how_an_accent_is_written_are_told(tree: Path, own_methods: Path) -> None:
+    image, mask = (unicodedata.normalize(form, "ä") for form in ("NFD", "NFC"))
+    folder = tree / "nut"
+    shutil.copy(folder / "test" / "dent" / "0.png", folder / "test" / "dent" / f"{image}.png")
+    shutil.copy(folder / "ground_truth" / "dent" / "0_mask.png", folder / "ground_truth" / "dent" / f"{mask}_mask.png")
+    lines = [finding.line for finding in found(suite(tree), "error")]
+    assert len(lines) == 3  # a mask without an image, an image without a mask, and why
+    assert "but Unicode has two ways to write an accent, and the names use both. Rename one of them." in lines[-1]
+
+
+@pytest.mark.parametrize("name", [b"gr\xfc\xdf", b"a\nb", b"\x1b[31m"])
+def test_names_that_are_no_plain_text_are_refused_and_written_out(
+    name: bytes, tree: Path, own_methods: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = os.fsencode(tree / "nut" / "train" / "good" / "0.png")
+    try:
+        os.rename(image, os.path.join(os.path.dirname(image), name + b".png"))
+    except OSError:
+        pytest.skip("this file system has no such names")
+    result = command(suite(tree), tmp_path, monkeypatch)
+    assert result.exit_code == 1
+    assert "name with a control character, or with bytes that are no UTF-8. Rename it." in result.output
+    assert "\x1b" not in result.output
+    with pytest.raises(InputError, match="Rename it"):
+        list(runs.expand(suite(tree)))
 
 
 def test_names_with_markup_are_printed_as_they_are(

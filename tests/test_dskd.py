@@ -208,7 +208,7 @@ def test_each_student_restores_all_levels_of_wide_resnet_50() -> None:
     for output in outputs:
         assert [level.shape[1:] for level in output] == [(256, 64, 64), (512, 32, 32), (1024, 16, 16)]
     sizes = {name: sum(p.numel() for p in student.decoder.parameters()) for name, student in students.items()}
-    assert sizes["local"] == sizes["global"]  # "the same architecture as S_loc"
+    assert sizes["local_student"] == sizes["global_student"]  # "the same architecture as S_loc"
 
 
 @pytest.mark.parametrize(

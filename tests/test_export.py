@@ -299,7 +299,7 @@ def test_an_invalid_threshold_rule_is_refused(ad2_root: Path, own_methods: Path,
 def test_an_archive_that_the_server_would_refuse_is_refused(ad2_root: Path, own_methods: Path, tmp_path: Path) -> None:
     (ad2_root / "vial" / "test_private_mixed" / "002_mixed.png").unlink()
     planned = execute("mvtec_ad_2", ad2_root)
-    with pytest.raises(InputError, match="1 maps are missing, such as vial/test_private_mixed/002_mixed"):
+    with pytest.raises(InputError, match="1 map missing, such as vial/test_private_mixed/002_mixed"):
         export.export(planned, tmp_path / "mine.tar.gz")
     with pytest.raises(InputError, match=r"--out is 'mine'.*choose a name in .tar.gz"):
         export.export(planned, tmp_path / "mine")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 
 from benchmarks.records import Record
 from benchmarks.schema import IMAGE_CONVENTION
-from reports import aggregate, figures
-from reports.analysis import costs
+from reports import aggregate, figures, specs
+from reports.analysis import costs, sensitivity, significance
 from reports.figures import _style, qualitative
 
 VARIANTS = ["aand", "dskd", "fd", "rd", "snl", "snl_fd"]
@@ -36,10 +35,6 @@ def cells(variants: list[str], categories: list[str], seeds: int = 3) -> pd.Data
         for m, how in (("image_auroc", IMAGE_CONVENTION), ("aupro", "pooled"), ("aupro", "rescaled"))
     ]  # fmt: skip
     return pd.DataFrame(rows)
-
-
-def text_of(figure: Figure) -> str:
-    return " ".join(text.get_text() for part in figure.legends for text in (*part.get_texts(), part.get_title()))
 
 
 def record(variant: str, protocol: str, split: str, seed: int, amplification: Any = None, **provenance: Any) -> Record:
@@ -62,49 +57,104 @@ def test_eight_variants_differ_without_colour() -> None:
         assert len({str(getattr(look, part)) for look in looks}) == 8
 
 
-@pytest.mark.parametrize("name", ["heat_map", "protocol_gap", "bars", "seeds"])
-def test_every_text_of_a_full_suites_figure_is_inside_it_and_no_label_lies_on_another(
-    name: str, tmp_path: Path
-) -> None:
-    data = cells(VARIANTS, CATEGORIES)
+def rows_of(name: str, folder: Path, variants: list[str], categories: list[str]) -> pd.DataFrame:
+    """What a figure is drawn from: 3 seeds, both protocols."""
+    data = cells(variants, categories)
+    if name == "conventions":
+        found = sensitivity.conventions(aggregate.aggregate(data, factories.NO_PLAN))
+        return found.query("protocol == 'one_class'")
     data = data[data.convention != "rescaled"]
+    all_cells = aggregate.aggregate(data, factories.NO_PLAN)
     if name == "protocol_gap":
         rows = aggregate.aggregate(aggregate.with_protocol_difference(data), factories.NO_PLAN)
-        rows = rows[rows.metric == "image_auroc"]
-    elif name == "heat_map":
-        rows = aggregate.aggregate(data, factories.NO_PLAN).query("protocol == 'one_class'")
-    else:
-        rows = aggregate.aggregate(data, factories.NO_PLAN).query("category == 'mean'")
-    figure = figures.draw(name, rows)
+        return rows[rows.metric == "image_auroc"]
+    if name == "heat_map":
+        return all_cells.query("protocol == 'one_class'")
+    if name == "critical_difference":
+        return significance.ranks(all_cells).query("protocol == 'one_class'")
+    if name == "costs":
+        splits = [("multi_class", "all"), *(("one_class", category) for category in categories)]
+        return costs.costs(
+            all_cells, [record(v, *split, seed) for v in variants for seed in range(3) for split in splits]
+        )
+    if name == "mixtures":
+        probes = cells(variants, categories[:2]).query("metric == 'image_auroc'")
+        probes = pd.concat([probes.assign(subset=f"mixup {ratio}") for ratio in (0.3, 0.5, 0.7)])
+        return aggregate.aggregate(probes, factories.NO_PLAN).query("category == 'mean'")
+    if name in ("losses", "trajectory"):
+        phases = {"aand": ["", "amplification"]} if name == "losses" else {}
+        of_metric = ["image_auroc", "pixel_auroc", "aupro", "validation"] if name == "trajectory" else ["level 1", "kl"]
+        return pd.DataFrame([
+            {"variant": v, "dataset": "d", "protocol": "one_class", "split": "a", "seed": seed, "phase": phase,
+             "epoch": epoch, "name": of, "value": 0.5 + 0.4 / epoch}
+            for v in variants for seed in range(3) for phase in phases.get(v, [""])
+            for epoch in range(1, 101, 9) for of in of_metric
+        ])  # fmt: skip
+    if name in ("bars", "seeds"):
+        return all_cells.query("category == 'mean'")
+    return details(folder, variants, categories)
+
+
+def details(folder: Path, variants: list[str], categories: list[str]) -> pd.DataFrame:
+    """Rows as `load.read_details` gives them, with curves, images and maps."""
+    keys = [f"{categories[0]}/test/{'good' if i % 2 else 'broken_large'}/{i:03}" for i in range(6)]
+    pictures = {"keys": keys, "images": np.zeros((6, 8, 8, 3), np.uint8), "truth": np.zeros((6, 8, 8), bool)}
+    np.savez(folder / "arrays.npz", **pictures, maps=np.random.default_rng(0).random((6, 8, 8), np.float32))
+    np.save(folder / "maps.npy", np.random.default_rng(1).random((6, 8, 8), np.float32))
+    curves = {"roc": {"fpr": [0, 1], "tpr": [0, 1]}, "pro": {"fpr": [0, 1], "pro": [0, 1]},
+              "spro": {"fpr": [0, 1], "spro": [0, 1]}}  # fmt: skip
+    images = [{"key": key, "anomalous": "broken" in key, "score": 1.0 * i} for i, key in enumerate(keys)]
+    arrays = dict.fromkeys(("arrays", "extremes", "composites"), folder / "arrays.npz")
+    return pd.DataFrame([
+        {"variant": v, "dataset": "d", "protocol": "one_class", "category": c, "seed": seed,
+         "details": {"curves": curves, "images": images}, **arrays, "maps": folder / "maps.npy"}
+        for v in variants for c in categories for seed in range(3)
+    ])  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [(6, 32), (2, 2)], ids=["a full suite", "a small one"])
+@pytest.mark.parametrize("name", specs.figure_names())
+def test_every_text_of_a_figure_is_inside_it_and_no_label_lies_on_another(
+    name: str, count: tuple[int, int], tmp_path: Path
+) -> None:
+    rows = rows_of(name, tmp_path, VARIANTS[: count[0]], CATEGORIES[: count[1]])
+    if name in ("qualitative", "composites", "histograms"):
+        rows = rows[rows.category == CATEGORIES[0]] if name != "histograms" else rows[rows.variant == VARIANTS[0]]
+    figure = figures.draw(name, rows).figure
     figures.save(figure, tmp_path / name)
     assert figure.get_figwidth() <= _style.WIDTH
     drawn = figure.get_tightbbox()  # inches
     assert min(drawn.x0, drawn.y0) > -0.01 and drawn.x1 < figure.get_figwidth() + 0.01
     assert drawn.y1 < figure.get_figheight() + 0.01
-    rows_of_labels = [[label.get_window_extent() for label in axis.get_yticklabels()] for axis in figure.axes]
-    assert not any(one.overlaps(other) for labels in rows_of_labels for one, other in pairwise(labels))
-    small_print = figure.legends[-1].get_window_extent()
-    assert not any(small_print.overlaps(axis.get_window_extent()) for axis in figure.axes)
+    for axis in figure.axes:
+        for axle, (low, high) in ((axis.yaxis, axis.get_ylim()), (axis.xaxis, axis.get_xlim())):
+            shown = [
+                tick.label1 for tick in axle.get_major_ticks() if min(low, high) <= tick.get_loc() <= max(low, high)
+            ]
+            boxes = [label.get_window_extent() for label in shown if label.get_visible() and label.get_text()]
+            if not any(label.get_rotation() for label in shown):
+                assert not any(one.overlaps(other) for one, other in pairwise(boxes)), axis.get_title()
+    for one, other in combinations([axis.get_tightbbox() for axis in figure.axes], 2):
+        assert not one.padded(-1).overlaps(other.padded(-1)), "panels lie on each other"
 
 
 def test_only_the_first_convention_is_drawn_and_named_with_the_number_of_seeds() -> None:
     rows = aggregate.aggregate(cells(["fd", "rd"], ["a", "b"]), factories.NO_PLAN).query("category == 'mean'")
-    figure = figures.draw("bars", rows)
+    figure, said = figures.draw("bars", rows)
     assert [axis.get_title() for axis in figure.axes] == ["image AUROC", "AUPRO"]
-    said = " ".join(text_of(figure).split())
     assert "Mean over 3 seeds" in said and "AUPRO (pooled)" in said and "rescaled" not in said
 
 
 def test_one_seed_is_said_to_have_no_deviation() -> None:
     rows = aggregate.aggregate(cells(["fd", "rd"], ["a"], seeds=1), factories.NO_PLAN).query("category == 'mean'")
-    assert "One seed: no deviation" in text_of(figures.draw("bars", rows))
+    assert "One seed: no deviation" in figures.draw("bars", rows).note
 
 
 def test_a_point_of_the_seed_figure_is_a_seeds_mean_over_categories() -> None:
     rows = aggregate.aggregate(cells(["rd"], ["a", "b"]), factories.NO_PLAN).query(
         "category == 'mean' and metric == 'image_auroc'"
     )
-    (axis,) = figures.draw("seeds", rows).axes
+    (axis,) = figures.draw("seeds", rows).figure.axes
     drawn = {tuple(np.round(line.get_xdata(), 3)) for line in axis.get_lines()}
     assert {(94.95, 93.95, 92.95), (89.95, 88.95, 87.95)} <= drawn
     assert {(93.95, 93.95), (88.95, 88.95)} <= drawn, "their means"
@@ -121,13 +171,13 @@ def test_training_costs_the_sum_over_splits_and_all_phases_and_the_mean_over_see
     assert found.training_minutes.to_dict() == pytest.approx({"one_class": 2, "multi_class": 1.5})
     assert (found.training_minutes_low["multi_class"], found.training_minutes_high["multi_class"]) == (1, 2)
     assert found.image_milliseconds["multi_class"] == pytest.approx(30)
-    assert "Measured on: cpu" in text_of(figures.draw("costs", found.reset_index()))
+    assert "Measured on: cpu" in figures.draw("costs", found.reset_index()).note
 
 
 def test_times_of_different_devices_are_said_not_to_compare() -> None:
     runs = [record("rd", "one_class", "a", 0), record("fd", "one_class", "a", 0, device="gpu")]
     found = costs.costs(aggregate.aggregate(cells(["fd", "rd"], ["a"], seeds=1), factories.NO_PLAN), runs)
-    said = " ".join(text_of(figures.draw("costs", found)).split())
+    said = figures.draw("costs", found).note
     assert "Devices differ, so times are not comparable: cpu: RD; gpu: FD" in said
 
 
@@ -161,7 +211,7 @@ def test_every_variant_shows_its_own_map_of_the_same_image(tmp_path: Path) -> No
         np.savez(tmp_path / f"{variant}.npz", **pictures)
         place_of = {"variant": variant, "seed": 0, "details": {"images": images}, "maps": tmp_path / f"{variant}.npy"}
         rows.append(place_of | {"arrays": tmp_path / f"{variant}.npz", "extremes": tmp_path / f"{variant}.npz"})
-    axes = np.reshape(figures.draw("qualitative", pd.DataFrame(rows)).axes, (-1, 4))
+    axes = np.reshape(figures.draw("qualitative", pd.DataFrame(rows)).figure.axes, (-1, 4))
     assert [axis.get_title() for axis in axes[0]] == ["image", "truth", "FD", "RD"]
     for row in axes:
         why, _, number = row[0].get_ylabel().split("\n")
@@ -174,7 +224,7 @@ def test_curves_show_the_mean_over_seeds_and_their_range() -> None:
     rows = [
         {"variant": "rd", "category": "a", "seed": s, "details": {"curves": {"roc": c}}} for s, c in enumerate(curve)
     ]
-    (axis,) = figures.draw("roc", pd.DataFrame(rows)).axes
+    (axis,) = figures.draw("roc", pd.DataFrame(rows)).figure.axes
     assert axis.get_lines()[0].get_ydata()[-1] == pytest.approx(0.6)
     band = axis.collections[0].get_paths()[0].vertices
     assert {0.4, 0.8} <= set(np.round(band[np.isclose(band[:, 0], 1), 1], 6))

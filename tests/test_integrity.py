@@ -136,7 +136,21 @@ def test_the_doctor_says_how_dvc_makes_again_what_it_overlooks(planned: Plan) ->
     assert answer.exit_code == 1 and "Remove the files that are named" in answer.output
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", "", "null", "\x00\xff", '{"schema": 1}'])
+def test_the_doctor_compares_the_means_that_dvc_shows_with_the_scores(planned: Plan) -> None:
+    plan.write(results.RESULTS, planned)
+    summary.write([group.name for group in planned.groups])
+    assert CliRunner().invoke(app, ["doctor", "--results"]).exit_code == 0
+    path = results.RESULTS / "metrics" / f"{planned.groups[0].name}.json"
+    results.write_json(path, json.loads(path.read_text()) | {"image_auroc": 0.999})
+    answer = CliRunner().invoke(app, ["doctor", "--results"])
+    assert answer.exit_code == 1
+    assert f"{path} does not hold the means of the scores: `proctor summary` writes it again." in answer.output
+    for name in ("csv", "json"):  # of a group that is not scored yet
+        (results.RESULTS / "scores" / f"{planned.groups[0].name}.{name}").unlink()
+    assert CliRunner().invoke(app, ["doctor", "--results"]).exit_code == 0
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "", "null", "\x00\xff", '{"schema": 1}', "[" * 100_000])
 def test_a_record_that_is_none_is_named(planned: Plan, text: str) -> None:
     path = results.result_dir(planned.runs[0]) / "record.json"
     path.write_text(text)
@@ -207,7 +221,7 @@ def test_details_that_were_added_by_hand_are_named(planned: Plan) -> None:
     assert "cog-seed9.json was added" in problem
 
 
-GARBAGE = ["", "[]", "{}", "null", "3", '{"suite": "x"}', '{"groups": 3}', "\x00\xff", "half a fi"]
+GARBAGE = ["", "[]", "{}", "null", "3", '{"suite": "x"}', '{"groups": 3}', "\x00\xff", "half a fi", "[" * 100_000]
 
 
 @pytest.mark.parametrize("text", GARBAGE)

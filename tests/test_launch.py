@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import factories
 import pytest
 import torch
 from rich.console import Console
 
-from benchmarks import fingerprint, params, results, runs, status, status_file
+from benchmarks import fingerprint, params, records, results, runs, status, status_file
 from benchmarks.execution import driver, executors, forecast, job, monitor, worker
 from benchmarks.execution.executors import local, slurm
 from benchmarks.params import Executor, Params
@@ -448,8 +449,27 @@ def test_a_forecast_is_the_mean_of_earlier_records_and_names_groups_without_a_re
     assert cost.bytes == sum(p.stat().st_size for run in suite[:2] for p in results.result_dir(run).iterdir())
     assert cost.unknown == ["dim-toy-one_class"]
     text = " ".join(forecast.sentences(pending, Executor(device="cpu")))
-    assert "2 runs: about" in text
+    assert "2 runs: about" in text and "GiB of predictions and models of unknown size." in text
     assert "4 runs: cost unknown" in text
+
+
+def test_a_forecast_counts_the_models_that_are_kept(
+    expand: Callable[..., list[Run]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_earlier = factories.record(model={"bytes": 3 * 2**30, "digest": "ab"}, provenance={"wall_seconds": 7200})
+    monkeypatch.setattr(records, "read", lambda path: of_earlier)
+    first, second, *_ = expand(methods=["bright"])
+    folder = results.result_dir(first)
+    folder.mkdir(parents=True)
+    (folder / "record.json").write_bytes(bytes(2**20))
+    (folder / "model.safetensors").write_bytes(bytes(2**20))
+    cost = forecast.forecast([first, second])
+    assert (cost.bytes, cost.model_bytes) == (2 * 2**20, 6 * 2**30)
+    (text, *_) = forecast.sentences([first, second], Executor(device="cpu"))
+    assert text == "2 runs: about 4 CPU hours, 0.002 GiB of predictions and 6 GiB of models."
+    without = [run.model_copy(update={"keep_model": False}) for run in (first, second)]
+    (text, *_) = forecast.sentences(without, Executor(device="cpu"))
+    assert text == "2 runs: about 4 CPU hours, 0.002 GiB of predictions."
 
 
 def test_a_row_has_what_the_process_of_a_run_reported(expand: Callable[..., list[Run]]) -> None:

@@ -10,9 +10,10 @@ import methods
 from benchmarks.schema import SELECTIONS
 from benchmarks.sources import sources
 from methods.base import Context, InputError, Method, Prediction, Sample
+from methods.components import feature_cache
 from methods.distillation import CRITERIA, Distillation, Selection
 
-METHODS = methods.names()
+METHODS = [name for name in methods.names() if name != "anomalib"]  # an optional package: test_anomalib.py
 TRAINED = [name for name in METHODS if issubclass(methods.load(name), Distillation)]  # by epochs
 SMALL: dict[str, Any] = {
     "teacher": "test_resnet.untrained", "image_size": 64, "epochs": 2, "batch_size": 4, "channels": 16,
@@ -115,6 +116,57 @@ def test_a_teacher_may_be_any_network_with_maps_at_strides_4_8_and_16(name: str,
     outputs = predictions(method, train=2)
     assert all(prediction.anomaly_map.isfinite().all() for prediction in outputs)
     assert method.record["teacher"]["name"] == f"{architecture}.untrained"
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("how", [{}, {"precision": "bfloat16", "channels_last": True}], ids=["float32", "bfloat16"])
+def test_a_method_that_takes_over_a_state_gives_the_same_bits(name: str, how: dict[str, Any]) -> None:
+    fitted, fresh = create(name), create(name)
+    expected = predictions(fitted, seed=3, **how)
+    state = fitted.state()
+    assert state
+    stored = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}
+    given = list(fresh.load_state(stored, Context(seed=4, **how)).predict(samples(3, "test"), Context(**how)))
+    for prediction, original in zip(given, expected, strict=True):
+        assert torch.equal(prediction.anomaly_map, original.anomaly_map)
+        assert prediction.score == original.score
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_network_of_a_method_gives_what_it_predicts(name: str) -> None:
+    method = create(name)
+    expected = predictions(method)
+    network = method.network()
+    assert network
+    images = feature_cache.load_images(samples(3, "test"), 64, None)[range(3)] / 255
+    scores, maps = network(images)
+    largest = max(prediction.anomaly_map.abs().max().item() for prediction in expected)
+    for score, anomaly_map, prediction in zip(scores, maps, expected, strict=True):
+        torch.testing.assert_close(anomaly_map, prediction.anomaly_map, rtol=0, atol=1e-3 * largest)
+        assert score == anomaly_map.max()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_state_of_other_hyper_parameters_is_refused(name: str) -> None:
+    state = create(name).fit(samples(2), samples(2, "validation"), Context()).state()
+    assert state
+    with pytest.raises((KeyError, RuntimeError)):
+        create(name, teacher="resnet18.untrained").load_state(state, Context())
+
+
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize(
+    ("selection", "validation", "held_out"), [("last", 0, 0), ("validation", 0, 2), ("validation", 2, 0)]
+)
+def test_held_out_images_are_those_that_are_not_trained_on(
+    name: str, selection: str, validation: int, held_out: int
+) -> None:
+    method = create(name, selection=selection)
+    train, further = samples(6), samples(validation, "validation")
+    trained, _ = method._hold_out(6, bool(further))  # type: ignore[attr-defined]
+    kept = method.held_out(train, further)
+    assert len(kept) == held_out
+    assert {sample.key for sample in kept}.isdisjoint(train[index].key for index in trained)
 
 
 @pytest.mark.parametrize("name", METHODS)

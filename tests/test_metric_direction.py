@@ -69,7 +69,7 @@ def test_a_published_number_is_compared_in_the_metrics_unit() -> None:
 def test_figures_draw_it_in_its_own_unit(name: str) -> None:
     rows = aggregate.aggregate(cells(), factories.NO_PLAN)
     rows = rows if name == "heat_map" else rows.query("category == 'mean'")
-    figure = figures.draw(name, rows)
+    figure = figures.draw(name, rows).figure
     axis = figure.axes[0]
     if name == "bars":
         assert sorted(bar.get_height() for bar in axis.patches) == [3.0, 12.5]
@@ -83,7 +83,7 @@ def test_the_category_that_loses_most_is_at_the_top_of_the_protocol_gap() -> Non
     both = cells(("one_class", "multi_class"))
     both.loc[(both.category == "tray") & (both.protocol == "multi_class"), "value"] = 500.0
     rows = aggregate.aggregate(aggregate.with_protocol_difference(both), factories.NO_PLAN)
-    axis = figures.draw("protocol_gap", rows).axes[0]
+    axis = figures.draw("protocol_gap", rows).figure.axes[0]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["tray", "bolt", "mean"]
 
 
@@ -92,6 +92,6 @@ def test_the_best_epoch_is_the_lowest() -> None:
         {"variant": "rd", "split": "bolt", "seed": 0, "epoch": epoch, "name": "error", "value": value}
         for epoch, value in ((1, 5.0), (2, 3.0), (3, 4.0))
     ])  # fmt: skip
-    (axis,) = figures.draw("trajectory", course).axes
+    (axis,) = figures.draw("trajectory", course).figure.axes
     (label,) = [entry.get_text() for entry in axis.get_legend().get_texts()]
     assert label == "RD: last 4.0, best 3.0"

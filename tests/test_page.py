@@ -160,13 +160,14 @@ def picture(folder: Path, name: str, **place: str) -> html.Figure:
     axis.imshow(np.random.default_rng(0).random((20, 20)))
     axis.plot([0, 10], [0, 10], color="#222222", label="a")
     axis.legend()
-    return html.Figure("kind", name, name, "Says what it is.", place, figures.save(drawn, folder / name))
+    paths = figures.save(drawn, folder / name)
+    return html.Figure("kind", name, name, "Says what it is.", place, paths, svg.inline(paths[0], name))
 
 
 def test_a_figure_beyond_the_budget_is_only_linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small, large = picture(tmp_path, "small", protocol="one_class"), picture(tmp_path, "large", protocol="multi_class")
-    large.paths[0].write_text(large.paths[0].read_text().replace("</svg>", "<g>" + "<path/>" * 9000 + "</g></svg>"))
-    monkeypatch.setattr(html, "BUDGET", len(svg.inline(large.paths[0], "large")))
+    large = large._replace(markup=large.markup + "<path/>" * 9000)
+    monkeypatch.setattr(html, "BUDGET", len(large.markup))
     text = html.render(html.Content("s", [], [small, large], [], {}, []))
     items = payloads(text, "items")["kind"]
     assert "<svg" in items["small"]["html"] and "<svg" not in items["large"]["html"]
@@ -174,7 +175,7 @@ def test_a_figure_beyond_the_budget_is_only_linked(tmp_path: Path, monkeypatch: 
 
 
 def test_a_figure_in_the_page_has_no_style_that_the_policy_forbids_and_ids_of_its_own(tmp_path: Path) -> None:
-    one, other = (svg.inline(picture(tmp_path, name).paths[0], name) for name in ("one", "other"))
+    one, other = (picture(tmp_path, name).markup for name in ("one", "other"))
     assert "style" not in one and 'stroke="#222222"' in one and "data:image/webp" in one and "image/png" not in one
     ids = [set(re.findall(r' id="([^"]+)"', text)) for text in (one, other)]
     assert ids[0] and not ids[0] & ids[1]
@@ -405,7 +406,7 @@ def test_a_cell_opens_what_stands_behind_it_and_gives_the_focus_back(browser: An
     assert "a line of the log, number 19" in dialog.locator("details pre").first.text_content()
     assert [figure.inner_text() for figure in dialog.locator("figure h4").all()] == ["ROC", "PRO", "Loss"]
     assert dialog.locator("figure").first.locator("path.line").count() >= 2
-    loaded = "images => images.length === 3 && images.every(image => image.complete && image.naturalWidth > 0)"
+    loaded = "images => images.length === 5 && images.every(image => image.complete && image.naturalWidth > 0)"
     opened.tab.wait_for_function(f"({loaded})([...document.querySelectorAll('dialog img')])")
     opened.tab.keyboard.press("Escape")
     dialog.wait_for(state="hidden")

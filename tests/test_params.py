@@ -67,6 +67,7 @@ WRONG_FILES = {
         b"suite: toy\n<<<<<<< HEAD\nseeds: [0]\n=======\nseeds: [1]\n>>>>>>> other\n",
         "line 2: an unresolved merge conflict",
     ),
+    "a conflict without names": (b"suite: toy\n<<<<<<<\n=======\n>>>>>>>\n", "line 2: an unresolved merge conflict"),
     "Latin-1": ("suite: toy\n# größe\n".encode("latin-1"), "line 2: not UTF-8 text"),
     "UTF-16": (TEXT.encode("utf-16"), "line 1: not UTF-8 text"),
     "a list": (b"[suite, toy]", "params.yaml is a list; it must have entries"),

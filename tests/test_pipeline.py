@@ -5,7 +5,6 @@ import io
 import json
 import re
 import shlex
-import shutil
 import time
 import zlib
 from pathlib import Path
@@ -65,12 +64,13 @@ def test_the_commands_that_the_page_gives_for_a_cell_make_it_again(project: Proj
     page = (project.folder / "reports" / "build" / "index.html").read_text()
     (pack,) = re.findall(r'id="payload-rd-toy-one_class">([^<]+)<', page)
     (run,) = json.loads(zlib.decompress(base64.b64decode(pack)))["runs"]
-    shutil.rmtree(project.folder / run["path"])
+    before = project.fitted()[run["path"]]
     *_, printed = [project.run(*shlex.split(command)).stdout for command in run["commands"]]
     rows = pd.read_csv(io.StringIO(printed))
     stored = pd.read_csv(project.folder / "results" / "scores" / "rd-toy-one_class.csv")
     assert len(rows) > 5
     pd.testing.assert_frame_equal(rows, stored)
+    assert project.fitted()[run["path"]] > before
 
 
 def test_metrics_and_plots_are_wired_to_dvc(project: Project) -> None:

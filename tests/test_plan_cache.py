@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
-from benchmarks import fingerprint, params, plan_cache, runs
+from benchmarks import fingerprint, params, runs, stamps
 from benchmarks import plan as plans
 from benchmarks.cli import app
 from benchmarks.plan_cache import PlanCache, Planned
@@ -27,7 +27,7 @@ def project(
     tmp_path: Path, toy_root: Path, own_methods: Path, results_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     """A suite of `bright` and of `aand` with a folder of textures, whose files all count as old."""
-    monkeypatch.setattr(plan_cache, "TICK_SECONDS", -3600)
+    monkeypatch.setattr(stamps, "TICK_SECONDS", -3600)
     monkeypatch.setenv("TEXTURES", str(tmp_path / "textures"))
     shutil.copytree(toy_root, tmp_path / "toy")
     for name in ("textures", "others"):
@@ -170,7 +170,7 @@ def test_another_version_of_a_package_counts(project: Path, monkeypatch: pytest.
 
 
 def test_a_file_that_was_written_just_before_is_not_relied_on(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_cache, "TICK_SECONDS", 2)
+    monkeypatch.setattr(stamps, "TICK_SECONDS", 2)
     image(project).touch()
     make()
     assert read() is None, "a second edit within one tick of the clock could not be told from the first"
@@ -256,9 +256,9 @@ def test_a_wrong_name_is_answered_before_a_method_is_imported(
 WITHOUT_TORCH = """
 import sys
 sys.modules["torch"] = None  # to import it raises
-from benchmarks import plan_cache
+from benchmarks import stamps
 from benchmarks.cli import main
-plan_cache.TICK_SECONDS = -3600
+stamps.TICK_SECONDS = -3600
 main()
 """
 
@@ -280,9 +280,10 @@ def test_neither_an_unchanged_plan_nor_a_typo_imports_torch(project: Path) -> No
     for arguments, changes, code, says in (
         ("plan --json", {}, 0, '"state": "missing"'),
         ("plan --check", {}, 1, "fd-toy-one_class/cog-seed0 is missing"),
-        ("plna", {}, 2, "No such command 'plna'"),
+        ("plna", {}, 2, "There is no command 'plna'. Did you mean 'plan'?"),
         ("plan --jsno", {}, 2, "No such option: --jsno"),
         ("plan", {"methods": ["fdd"]}, 2, "there is no method or variant 'fdd'"),
+        ("plan", {"hyper_parameters": {"epoch": 1}}, 2, "no method of the suite has the hyper-parameter 'epoch'"),
         ("plan", {"sedes": [0]}, 2, "unknown entry `sedes`"),
     ):
         ended, printed = start(WITHOUT_TORCH, arguments, **changes)

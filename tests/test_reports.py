@@ -16,9 +16,9 @@ import pytest
 from benchmarks import plan as plans
 from benchmarks import sources as code
 from benchmarks.records import Record, sealed
-from reports import aggregate, figures, specs, vocabulary
+from reports import aggregate, drawing, figures, specs, vocabulary
 from reports.build import build, read, sources
-from reports.figures import _cache, draw
+from reports.figures import draw
 from reports.load import training
 
 SHORT = {
@@ -272,7 +272,7 @@ def test_training_is_told_by_epoch_and_term_and_the_best_epoch_on_the_test_image
     assert rows[rows.phase == "amplification"][["epoch", "name", "value"]].values.tolist() == [[1, "focal", 2.0]]
     course = training([Record.model_validate(record("rd", "one_class", "cog", 0))], "measured")
     assert course[["epoch", "value"]].values.tolist() == [[2, 0.7], [4, 0.9]]
-    (axis,) = draw("trajectory", course.assign(value=[0.9, 0.7])).axes
+    (axis,) = draw("trajectory", course.assign(value=[0.9, 0.7])).figure.axes
     (label,) = [text.get_text() for text in axis.get_legend().get_texts()]
     assert label == "RD: last 70.0, best 90.0"
 
@@ -337,14 +337,14 @@ def test_figures_are_drawn_where_their_cache_cannot_be_written(tmp_path: Path) -
 
 def test_a_figure_is_drawn_again_if_code_that_it_imports_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = pd.DataFrame({"value": [1.0]})
-    before = _cache.digest("bars", rows)
+    before = drawing.digest(drawing.Job("bars", rows))
     titles = "benchmarks.metrics.registry"  # a figure prints them
     assert titles in code.sources("reports.figures.bars")
     edited = {**code.sources("reports.figures.bars"), titles: "edited"}
-    monkeypatch.setattr(_cache, "sources", lambda module: edited if module == "reports.figures.bars" else {})
-    _cache._code.cache_clear()
-    assert _cache.digest("bars", rows) != before
-    _cache._code.cache_clear()
+    monkeypatch.setattr(drawing, "sources", lambda module: edited if module == "reports.figures.bars" else {})
+    drawing._code.cache_clear()
+    assert drawing.digest(drawing.Job("bars", rows)) != before
+    drawing._code.cache_clear()
 
 
 def test_no_results_still_give_a_page_that_says_so(tmp_path: Path) -> None:

@@ -74,6 +74,26 @@ def test_a_run_that_is_finished_but_not_collected_is_scored_while_others_run(sui
         raise proctor("score", "bright", "toy", "one_class", "--seed", "1").exception or AssertionError
 
 
+def test_force_makes_the_chosen_runs_again_and_no_others(suite: list[Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    bright = [run for run in suite if run.variant == "bright" and run.split == "cog"]
+    for run in bright:
+        execute(run)
+        status.collect(run)
+    executed: list[Run] = []
+
+    def launch(pending: list[Run], *_: object) -> None:
+        executed.extend(pending)
+        for run in pending:
+            execute(run)
+
+    monkeypatch.setattr("benchmarks.execution.driver.launch", launch)
+    options = ("run", "--variant", "bright", "--split", "cog", "--seed", "0")
+    assert proctor(*options).exit_code == 0 and executed == []
+    assert proctor(*options, "--force").exit_code == 0
+    assert [run.name for run in executed] == [run.name for run in bright if run.seed == 0]
+    assert [status.read_status(run).state for run in bright] == [State.DONE] * 2
+
+
 def test_runs_that_fail_alike_are_one_message_with_one_log(suite: list[Run], monkeypatch: pytest.MonkeyPatch) -> None:
     failing = [run for run in suite if run.variant == "failing" and run.seed == 0]
 

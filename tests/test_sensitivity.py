@@ -79,7 +79,7 @@ def test_the_ranking_is_told_under_each_convention() -> None:
     )
     said = {(row["variant"], row["convention"]): row["cell"].text for row in found.to_dict("records")}
     assert said["rd", "pooled"] == "90.0 (1)" and said["rd", "rescaled"] == "91.0 (2)"
-    (axis,) = draw("conventions", found).axes
+    (axis,) = draw("conventions", found).figure.axes
     ranks = {line.get_label(): list(line.get_ydata()) for line in axis.get_lines()}
     assert ranks == {"RD": [1, 2], "FD": [2, 1]}
 

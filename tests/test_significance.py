@@ -161,7 +161,7 @@ def test_ranks_average_over_categories_and_know_who_cannot_be_told_apart() -> No
 
 def test_a_bar_joins_variants_that_are_alike_and_no_others(tmp_path: Path) -> None:
     def bars(gap: float) -> int:
-        (axis,) = critical_difference.draw(significance.ranks(cells(gap))).axes
+        (axis,) = critical_difference.draw(significance.ranks(cells(gap))).figure.axes
         return sum(line.get_linewidth() == 3 for line in axis.get_lines())
 
     assert bars(0.0) == 1 and bars(0.05) == 0

@@ -21,11 +21,12 @@ from methods.components.structural import (
     inter_affinity_distance,
     intra_affinity_distance,
     intra_affinity_map,
-    spatial_distance,
+    spatial_cosine_distance,
+    spatial_divergence,
 )
 
 FINE, COARSE = (3, 4, 3, 3), (3, 10, 2, 3)  # fewer channels than positions, and more
-OFF = {"spatial_weight": 0.0, "intra_weight": 0.0, "inter_weight": 0.0, "centres": 0}
+OFF = {"spatial_weight": 0.0, "intra_weight": 0.0, "inter_weight": 0.0, "centres": 0, "batch_norm": "running"}
 NAMES = ["snl", "snl_fd"]
 
 
@@ -37,7 +38,13 @@ def unit(vector: np.ndarray) -> np.ndarray:
     return vector / np.sqrt(vector @ vector)
 
 
-def slow_spatial(teacher: np.ndarray, student: np.ndarray, temperature: float = 2.0) -> float:
+def slow_spatial_cosine(teacher: np.ndarray, student: np.ndarray) -> float:
+    """1 / (B C) sum over images and channels of 1 - cos of the channel's maps as vectors."""
+    channels = list(np.ndindex(teacher.shape[:2]))
+    return sum(1 - unit(teacher[b, c].ravel()) @ unit(student[b, c].ravel()) for b, c in channels) / len(channels)
+
+
+def slow_divergence(teacher: np.ndarray, student: np.ndarray, temperature: float = 2.0) -> float:
     """tau^2 / (B C) sum over images and channels of sum_i p_i log(p_i / q_i)."""
     total = 0.0
     for b, c in np.ndindex(teacher.shape[:2]):
@@ -92,13 +99,13 @@ def slope(function: Callable[[np.ndarray], float], at: np.ndarray, position: tup
 
 TERMS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "channel": slow_channel,
-    "spatial": slow_spatial,
+    "spatial": slow_spatial_cosine,
     "intra": slow_intra,
     "inter": slow_inter,
 }
 
 
-@pytest.mark.parametrize("term", TERMS)
+@pytest.mark.parametrize("term", [*TERMS, "divergence"])
 @pytest.mark.parametrize("shape", [FINE, COARSE], ids=["fine", "coarse"])
 @pytest.mark.parametrize(("name", "squared"), [("snl", 1.0), ("snl_fd", 2.0)])
 def test_a_term_and_its_gradient_equal_the_equation(
@@ -106,10 +113,15 @@ def test_a_term_and_its_gradient_equal_the_equation(
 ) -> None:
     """On FD the channel-wise distance is the squared one of unit vectors, 2 - 2 cos."""
     factor = 3.0 * (squared if term == "channel" else 1.0)
-    method: Any = methods.create(name, temperature=2.0, **{f"{term}_weight": 3.0})
+    slow = TERMS.get(term, slow_divergence)
+    if term == "divergence":
+        term = "spatial"
+        method: Any = methods.create(name, spatial="divergence", temperature=2.0, spatial_weight=3.0)
+    else:
+        method = methods.create(name, **{f"{term}_weight": 3.0})
     teacher, student = maps(0, *shape), maps(1, *shape).requires_grad_()
     measured = method.loss_terms([teacher], [student])[f"{term}_level1"]
-    slow, t, s = TERMS[term], teacher.numpy(), student.detach().numpy()
+    t, s = teacher.numpy(), student.detach().numpy()
     assert measured.item() == pytest.approx(factor * slow(t, s), rel=1e-9)
     measured.backward()
     assert student.grad is not None
@@ -166,7 +178,8 @@ def test_a_fine_level_keeps_no_matrix_of_positions_for_the_backward_pass() -> No
 
 
 DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "spatial": lambda teacher, student: spatial_distance(teacher, student, 1.0),
+    "spatial cosine": spatial_cosine_distance,
+    "spatial divergence": lambda teacher, student: spatial_divergence(teacher, student, 1.0),
     "intra": intra_affinity_distance,
     "intra map": intra_affinity_map,
     "inter": inter_affinity_distance,
@@ -200,11 +213,19 @@ def test_affinities_ignore_scale_and_rotation_of_the_student_and_the_order_of_po
     torch.testing.assert_close(intra_affinity_distance(*shuffled), expected, atol=1e-12, rtol=1e-9)
 
 
-def test_an_offset_of_a_channel_does_not_change_where_it_responds() -> None:
+def test_the_scale_of_a_channel_does_not_change_the_cosine_of_where_it_responds() -> None:
+    teacher, student = maps(0, *FINE), maps(1, *FINE)
+    scales = maps(2, 3, 4, 1, 1).exp()
+    torch.testing.assert_close(
+        spatial_cosine_distance(teacher, scales * student), spatial_cosine_distance(teacher, student)
+    )
+
+
+def test_an_offset_of_a_channel_does_not_change_the_divergence() -> None:
     teacher, student = maps(0, *FINE), maps(1, *FINE)
     offsets = maps(2, 3, 4, 1, 1)
     torch.testing.assert_close(
-        spatial_distance(teacher, student + offsets, 1.0), spatial_distance(teacher, student, 1.0)
+        spatial_divergence(teacher, student + offsets, 1.0), spatial_divergence(teacher, student, 1.0)
     )
 
 
@@ -394,7 +415,7 @@ def test_the_anomaly_map_weighs_both_maps_by_their_spread_on_normal_images(name:
     normal = [slow_maps(*outputs(seed)) for seed in (1, 2, 3)]
     feature, affinity = (np.concatenate(levels) for levels in zip(*normal, strict=True))
     method.calibrate(outputs(seed) for seed in (1, 2, 3))
-    assert method.lambda_ == pytest.approx(squared * feature.std() / affinity.std(), rel=1e-6)
+    assert method.lambda_ == pytest.approx(0.25 * squared * feature.std() / affinity.std(), rel=1e-6)
     feature, affinity = slow_maps(*outputs(0))
     expected = squared * feature + method.lambda_ * affinity
     np.testing.assert_allclose(method.anomaly_map(*outputs(0)).numpy(), expected, rtol=1e-6)
@@ -440,6 +461,7 @@ def test_the_record_holds_every_term_of_every_level_and_the_weight_of_the_affini
         ({"intra_weight": -0.5}, "intra_weight=-0.5; it must be at least 0"),
         ({"spatial_weight": float("nan")}, "spatial_weight=nan; it must be at least 0"),
         ({"temperature": 0.0}, "temperature=0.0; it must be above 0"),
+        ({"affinity_scale": 0.0}, "affinity_scale=0.0; it must be above 0"),
         ({"channel_weight": 0.0, "spatial_weight": 0.0, "intra_weight": 0.0, "inter_weight": 0.0}, "Set one of them"),
         ({"channel_weight": 0.0, "spatial_weight": 0.0, "intra_weight": 0.0}, "Set one of them"),
     ],

@@ -2,7 +2,7 @@
 
 # `--help` shows the groups in this order.
 # isort: off
-from benchmarks.cli import suite, runs, scores, reports, submissions  # noqa: F401 - each adds its commands to `app`
+from benchmarks.cli import suite, runs, scores, reports, models, submissions  # noqa: F401 - each adds its commands to `app`
 
 # isort: on
 from benchmarks.cli.app import app, main

@@ -10,17 +10,30 @@ import sys
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from typer.core import TyperGroup
 
 from benchmarks.storage import disk
-from methods.base import InputError
+from benchmarks.wording import printable
+from methods.base import InputError, did_you_mean
+
+
+class Commands(TyperGroup):
+    """All commands. One that does not exist is bad input as any other: typer's own answer takes long to import."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] not in self.commands and not args[0].startswith("-"):
+            raise InputError(f"There is no command {args[0]!r}. {did_you_mean(args[0], self.commands)}")
+        return super().resolve_command(ctx, args)
+
 
 app = typer.Typer(
+    cls=Commands,
     help="A benchmark and reproducibility suite for teacher-student industrial anomaly detection.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -28,7 +41,8 @@ app = typer.Typer(
 console = Console(stderr=True)
 
 # Groups of commands, as `--help` shows them.
-SUITE, RUNS, RESULTS, SUBMISSIONS = "Suite and data", "Runs", "Scores and report", "Submissions and leaderboard"
+SUITE, RUNS, RESULTS, MODELS = "Suite and data", "Runs", "Scores and report", "Models"
+SUBMISSIONS = "Submissions and leaderboard"
 
 VariantOption = Annotated[str | None, typer.Option("--variant", help="Only this variant.")]
 DatasetOption = Annotated[str | None, typer.Option("--dataset", help="Only this data set.")]
@@ -43,14 +57,14 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def say(message: str) -> None:
     """Print a message that may hold paths and names: nothing in it is markup or emoji, and no line is broken."""
-    console.print(Text(message), soft_wrap=True)
+    console.print(Text(printable(message)), soft_wrap=True)
 
 
 def plain_table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> Table:
     """A table of paths and names, in which nothing is markup."""
     table = Table(*columns)
     for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
+        table.add_row(*(Text(printable(str(cell))) for cell in row))
     return table
 
 
@@ -92,5 +106,5 @@ def run() -> None:
 
 
 def _end(kind: str, error: Exception, code: int) -> NoReturn:
-    console.print(Text.assemble((f"{kind}:", "bold red"), f" {error}"), soft_wrap=True)
+    console.print(Text.assemble((f"{kind}:", "bold red"), f" {printable(str(error))}"), soft_wrap=True)
     sys.exit(code)

@@ -14,6 +14,7 @@ from benchmarks import integrity, results
 from benchmarks import params as parameters
 from benchmarks import plan as plans
 from benchmarks.cli.app import RESULTS, SUBMISSIONS, RecordsOption, app, say
+from benchmarks.report_cache import ReportCache
 from benchmarks.wording import counted
 from methods.base import InputError
 
@@ -42,10 +43,7 @@ def report(
     ] = None,
 ) -> None:
     """Build the tables, figures and the page from what is scored, and check them."""
-    from reports import build
-    from reports.analysis import checks
-
-    folder = source or results.RESULTS
+    folder, target = source or results.RESULTS, out or BUILD
     if not folder.is_dir():
         cure = "name an archive" if source else "run proctor in the project's folder"
         raise InputError(f"There is no folder {folder.absolute()}: {cure}.")
@@ -55,26 +53,40 @@ def report(
     of_suite = parameters.load(suite).allow if suite.exists() else {}
     reasons = of_suite | dict(entry.partition("=")[::2] for entry in allow or ())
     try:
-        checks.check_allow(reasons)
-    except ValueError as error:
-        raise InputError(f"`allow` in params.yaml, or --allow: {error}") from None
-    try:
         plan = plans.read(folder)
-        problems = archives.problems(folder, plan) if source else integrity.problems(plan)
     except InputError as error:
         if source:
             raise
-        problems = []
+        plan = plans.Plan(suite="")
         say(f"notice: {error} Until then the report shows all that is stored.")
-    drawn = Path(platformdirs.user_cache_dir("proctor")) / "figures"
-    page = build.build(folder, out or BUILD, allow=reasons, problems=problems, cache=drawn)
-    say(f"The report is at {page}.")
+    cache = ReportCache(folder, target, reasons)
+    problems = cache.read()
+    if problems is None:
+        problems = archives.problems(folder, plan) if source else integrity.problems(plan)
+        _build(folder, target, reasons, problems)
+        cache.write(problems)
+    for problem in problems:
+        say(problem)
+    say(f"The report is at {target / 'index.html'}.")
     if strict and problems:
         say(
             f"{counted(len(problems), 'problem')}, listed above and on the page. Correct each, or give its kind a "
             "reason under `allow` in params.yaml."
         )
         raise typer.Exit(1)
+
+
+def _build(folder: Path, out: Path, allow: dict[str, str], problems: list[str]) -> None:
+    """Build the report; adds its problems to those that are known already."""
+    from reports import build
+    from reports.analysis import checks
+
+    try:
+        checks.check_allow(allow)
+    except ValueError as error:
+        raise InputError(f"`allow` in params.yaml, or --allow: {error}") from None
+    drawn = Path(platformdirs.user_cache_dir("proctor")) / "figures"
+    build.build(folder, out, allow=allow, problems=problems, cache=drawn)
 
 
 @app.command(rich_help_panel=RESULTS)

@@ -27,7 +27,7 @@ from benchmarks.cli.app import (
 from benchmarks.plan import Run
 from benchmarks.status import State, Status
 from benchmarks.status_file import read_report
-from benchmarks.wording import counted
+from benchmarks.wording import counted, printable
 
 
 @app.command(rich_help_panel=RUNS)
@@ -95,6 +95,7 @@ def run(
         bool,
         typer.Option("--planned", help="As a stage of the pipeline: launch the whole plan, collect the chosen runs."),
     ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Make the chosen runs again: removes their results.")] = False,
 ) -> None:
     """Execute what is missing, stale or failed among the chosen runs, and store the results."""
     from benchmarks.runs import expand
@@ -105,6 +106,8 @@ def run(
     for group in chosen.groups:
         if group.unsupported:
             results.group_dir(group.name).mkdir(parents=True, exist_ok=True)  # DVC expects the stage's output
+    for entry in chosen.runs if force else ():
+        states.discard(entry)
     # One launch for the whole suite keeps every core busy; a run that failed in this pipeline run is not tried twice.
     planned_at = path.stat().st_mtime if planned else float("inf")
     pending = [run for run in (plan if planned else chosen).runs if states.is_pending(run, failed_before=planned_at)]
@@ -123,7 +126,7 @@ def _collect(runs: list[Run]) -> None:
         alike.setdefault(reached, []).append(entry)
     for (state, reason), entries in alike.items():
         subject = counted(len(entries), "run") if len(entries) > 1 else entries[0].name
-        typer.secho(f"{state} {subject}: {reason}", err=True, fg="red")
+        typer.secho(printable(f"{state} {subject}: {reason}"), err=True, fg="red")
         if len(entries) > 1:
             rest = ", …" if len(entries) > 3 else ""
             typer.echo(f"runs: {', '.join(entry.name for entry in entries[:3])}{rest} (`proctor status`)", err=True)

@@ -1,4 +1,4 @@
-"""Commands on submissions: write, verify and export anomaly maps."""
+"""Commands on submissions: write, verify, export and import anomaly maps."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from benchmarks import params as parameters
 from benchmarks import plan as plans
 from benchmarks import results
 from benchmarks.cli.app import SUBMISSIONS, DateOption, JsonOption, RecordOption, app, say, wide_console
@@ -34,6 +35,32 @@ def export(
     say(f"{out}: {counted(count, 'anomaly map')}")
 
 
+@app.command("import", rich_help_panel=SUBMISSIONS)
+def import_(
+    source: Annotated[
+        Path, typer.Argument(metavar="DIR", help="It holds CATEGORY/test/DEFECT/STEM.tiff, .png or .npy.")
+    ],
+    variant: Annotated[str, typer.Option(help="A variant of params.yaml with `method: imported`.")],
+    dataset: Annotated[str, typer.Option(help="Whose test images the maps are of.")],
+    protocol: Annotated[str, typer.Option(help="How the method was trained.")],
+    seed: Annotated[int, typer.Option(help="Which of the suite's seeds the maps are.")] = 0,
+    scores: Annotated[
+        Path | None,
+        typer.Option(help="CSV file of image scores, columns `image` and `score`; default: the maximum of each map."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an import of this seed.")] = False,
+) -> None:
+    """Import anomaly maps that other software made, as a run to be scored like any other."""
+    from benchmarks.submissions import importing
+
+    group = importing.Group(variant, dataset, protocol)
+    imported = importing.write(source, parameters.load(), group, seed, scores, replace=force)
+    for notice in imported.notices:
+        say(f"notice: {notice}")
+    how = f"image scores from {scores}" if scores else "image score: maximum of the map"
+    say(f"{imported.folder}: {counted(imported.maps, 'anomaly map')}, {how}. `dvc repro` scores them.")
+
+
 @app.command(rich_help_panel=SUBMISSIONS)
 def bundle(
     runs: Annotated[list[str], typer.Argument(help="Groups, or runs as `proctor status` names them; of one group.")],
@@ -42,7 +69,10 @@ def bundle(
     contact: Annotated[str, typer.Option(help="Whom to ask: an e-mail address or a web page.")],
     name: Annotated[str | None, typer.Option(help="Title of the submission; default: the variant.")] = None,
     url: Annotated[str | None, typer.Option(help="A page about it.")] = None,
-    weights: Annotated[list[Path] | None, typer.Option(help="A .safetensors file to include; may be repeated.")] = None,
+    weights: Annotated[bool, typer.Option("--weights", help="Include the runs' models.")] = False,
+    weights_file: Annotated[
+        list[Path] | None, typer.Option(help="A further .safetensors file to include; may be repeated.")
+    ] = None,
     record: RecordOption = None,
     on: DateOption = None,
 ) -> None:
@@ -51,7 +81,7 @@ def bundle(
     from benchmarks.submissions import leaderboard
 
     manifest, digest = bundles.write(
-        out, runs, licence=licence, contact=contact, name=name, url=url, weights=weights or ()
+        out, runs, licence=licence, contact=contact, name=name, url=url, models=weights, weights=weights_file or ()
     )
     say(f"{out}: {counted(len(manifest.maps), 'map')}, {counted(len(manifest.claims), 'claimed value')}")
     say(f"SHA-256 {digest}")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from pydantic_core import to_jsonable_python
@@ -47,7 +47,7 @@ def use(suite: Annotated[str, typer.Argument(help=SUITE_HELP)]) -> None:
         raise InputError(
             f"There is no dvc.yaml in {Path.cwd()}: run proctor in a project's folder. `proctor init DIR` makes one."
         )
-    selected = suite_files.select(suite, Path("params.yaml"))
+    selected = suite_files.select(suite, parameters.PATH, _check_entries)
     say(f"params.yaml now holds the suite {suite!r}; `dvc repro` runs it.")
     if selected.kept:
         say(f"Kept as they were: {', '.join(selected.kept)}.")
@@ -118,12 +118,17 @@ def doctor(
     if stored:
         plan = plans.read(results.RESULTS)
         damaged = integrity.problems(plan, full=True)
+        scored = [group.name for group in plan.groups if integrity.is_scored(group)]
+        if scored and not damaged:
+            from benchmarks.scoring import summary
+
+            damaged = summary.problems(scored)
         if as_json:
             print(json.dumps(damaged, indent=1))
         for problem in () if as_json else damaged:
             say(problem)
         if damaged:
-            say("Remove the files that are named, then `dvc repro`: DVC overlooks a change that keeps size and time.")
+            say("Remove the files that are named first: DVC overlooks a change that keeps size and time.")
         say(f"{counted(len(plan.runs), 'planned run')} and their scores: {counted(len(damaged), 'problem')}.")
         raise typer.Exit(1 if damaged else 0)
     report = checks.examine(parameters.load())
@@ -201,17 +206,31 @@ def _say_outdated(plan: plans.Plan) -> None:
         raise typer.Exit(1)
 
 
+def _check_entries(entries: dict[str, Any], source: str | Path) -> None:
+    """What `proctor plan` would refuse of a file's entries without a look at code, data and weights."""
+    from benchmarks import checks
+
+    values = parameters.check(entries, source)
+    checks.check_names(values, source)
+    _check_allow(values, source)
+
+
 def _check_reports(values: parameters.Params) -> None:
     """What the report would refuse at the end of the pipeline is refused before it starts."""
     from reports import specs
-    from reports.analysis import checks
 
     if problems := specs.check_all():
         raise InputError("\n".join(problems))
+    _check_allow(values, parameters.PATH)
+
+
+def _check_allow(values: parameters.Params, source: str | Path) -> None:
+    from reports.analysis import checks
+
     try:
         checks.check_allow(values.allow)
     except ValueError as error:
-        raise InputError(f"params.yaml: `allow`: {error}") from None
+        raise InputError(f"{source}: `allow`: {error}") from None
 
 
 def _fetch_missing(values: parameters.Params) -> None:
@@ -253,8 +272,10 @@ def _explain(name: str, runs: Sequence[Run]) -> None:
     parts = ((part, before.get(part, "none"), now.get(part, "none")) for part in before | now)
     marked = ([*part, "" if part[1] == part[2] else "changed"] for part in parts)
     wide_console().print(plain_table(("part", "stored", "now", ""), marked))
-    method = asdict(methods.create(run.method, **run.hyper_parameters))
+    settings = run.hyper_parameters
+    if not record.is_imported:
+        settings = to_jsonable_python(asdict(methods.create(run.method, **run.hyper_parameters)))
     then = record.hyper_parameters | record.compute
-    for setting, value in (to_jsonable_python(method) | run.compute).items():
+    for setting, value in (settings | run.compute).items():
         if then.get(setting, value) != value:
             say(f"{setting}: {then[setting]} then, {value} now")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -64,6 +65,9 @@ def _splits(dataset: Dataset, category: str) -> Iterator[Problem]:
 
 
 def _item(dataset: Dataset, item: Item) -> Iterator[Problem]:
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in item.key):
+        message = f"{item.image}: name with a control character, or with bytes that are no UTF-8. Rename it."
+        yield Problem("error", message, "name")
     if not item.image.is_file():
         yield Problem("error", f"{item.image}: image is missing. Extract the archive again.", "missing")
         return
@@ -94,6 +98,9 @@ def left_out(dataset: Dataset, category: str) -> Iterator[Problem]:
     """Files of a category that are not read, hidden ones aside."""
     try:
         read = {path for _, path, _ in dataset.files(category)}
+        unmasked = {
+            _composed(item.image.stem): item.image for item in dataset.items(category, "test") if not item.masks
+        }
     except InputError:
         return  # reported by `structure`
     top = dataset.root / category
@@ -103,7 +110,13 @@ def left_out(dataset: Dataset, category: str) -> Iterator[Problem]:
         for path in (Path(folder, name) for name in sorted(names) if not name.startswith(".")):
             if path in read:
                 continue
-            if is_image(path):
+            if image := not path.name.isascii() and unmasked.get(_composed(path.stem.removesuffix("_mask"))):
+                message = (
+                    f"{path}: named like a mask of {image}, but Unicode has two ways to write an accent, and the names "
+                    "use both. Rename one of them."
+                )
+                yield Problem("error", message, "accents")
+            elif is_image(path):
                 message = (
                     f"{path}: image that is not read; images are read from train/good, validation/good and test/*, "
                     "masks from ground_truth/DEFECT, neither from sub-folders of these. Move it, or delete it."
@@ -113,6 +126,11 @@ def left_out(dataset: Dataset, category: str) -> Iterator[Problem]:
                 known = " ".join(sorted(image_suffixes()))
                 message = f"{path}: file that is not read. The suffixes of images are {known}."
                 yield Problem("notice", message, f"files left out: {path.suffix}")
+
+
+def _composed(name: str) -> str:
+    """A name with each accent written in one way: macOS stores another than most systems."""
+    return unicodedata.normalize("NFC", name)
 
 
 def categories(dataset: Dataset) -> Iterator[Problem]:

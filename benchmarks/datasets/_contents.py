@@ -8,9 +8,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import numpy as np
+
 from benchmarks.datasets import _checks
+from benchmarks.datasets._copies import copies
+from benchmarks.datasets._depth import OPTIONS, PixelRange
 from benchmarks.datasets._digests import FileDigest, examine, in_parallel
-from benchmarks.datasets._files import count_frames, read_header
+from benchmarks.datasets._files import count_frames, decode, read_header
 from benchmarks.datasets._masks import read_mask
 from benchmarks.datasets._problems import Problem
 from benchmarks.datasets.base import Dataset, Item, file_problem
@@ -37,6 +41,7 @@ class _ImageFacts(NamedTuple):
     size: str
     mode: str
     frames: int
+    transparent: bool  # in some pixel
 
 
 class _MaskFacts(NamedTuple):
@@ -62,7 +67,7 @@ def read_all(dataset: Dataset) -> tuple[list[Problem], list[Contents]]:
             problems += of_category
             rows.append(row)
             digests |= {i: result.digest for i in items if isinstance(result := read[i.image], FileDigest)}
-    return [*problems, *_copies(digests)], rows
+    return [*problems, *copies(dataset, digests)], rows
 
 
 def _read_category(
@@ -77,6 +82,7 @@ def _read_category(
     regions = in_parallel(dataset.regions, annotated, f"{category}: regions")
     problems += [file_problem(error) for error in regions.values() if isinstance(error, InputError)]
     problems += [*_mask_problems(masks), *_frame_problems(images), *_frame_problems(masks)]
+    problems += [*_transparent(images), *_several_depths(dataset, sound)]
     pixels = sum(mask.pixels for mask in masks.values())
     private = len(dataset.private(category))
     return problems, Contents(
@@ -99,7 +105,16 @@ def _facts(read: Callable[[K], T], inputs: Iterable[K], description: str) -> dic
 
 def _image_facts(path: Path) -> _ImageFacts:
     header = read_header(path)
-    return _ImageFacts(f"{header.width}x{header.height}", header.mode, count_frames(path))
+    return _ImageFacts(
+        f"{header.width}x{header.height}", header.mode, count_frames(path), _is_transparent(path, header.mode)
+    )
+
+
+def _is_transparent(path: Path, mode: str) -> bool:
+    if mode not in ("LA", "PA", "P", "RGBA"):
+        return False
+    image, _ = decode(path)
+    return image.has_transparency_data and int(np.asarray(image.convert("RGBA"))[..., 3].min()) < 255
 
 
 def _mask_facts(path: Path) -> _MaskFacts:
@@ -144,23 +159,24 @@ def _frame_problems(facts: Mapping[Path, _ImageFacts] | Mapping[Path, _MaskFacts
             yield Problem("notice", message, "frames")
 
 
-def _copies(digests: Mapping[Item, str]) -> Iterator[Problem]:
-    """Images whose files are byte for byte those of others."""
-    fitted: dict[str, Item] = {}
-    for item, digest in digests.items():
-        if item.split in ("train", "validation"):
-            if digest in fitted:
-                message = f"{item.image}: copy of the {fitted[digest].split} image {fitted[digest].image}. Remove one."
-                yield Problem("notice", message, "copies in training")
-            fitted.setdefault(digest, item)
-    tested: dict[str, Item] = {}
-    for item, digest in digests.items():
-        if item.split != "test":
-            continue
-        if digest in fitted:
-            message = f"{item.image}: test image that is a copy of the {fitted[digest].split} image "
-            yield Problem("warning", f"{message}{fitted[digest].image}. Remove one of them.", "copies in test")
-        before = tested.setdefault(digest, item)
-        if (before.defect == "good") != (item.defect == "good"):
-            message = f"{item.image}: the same image as {before.image}, but one is normal and the other is not. "
-            yield Problem("warning", message + "Correct the labels.", "contradicting labels")
+def _transparent(images: Mapping[Path, _ImageFacts]) -> Iterator[Problem]:
+    for path, image in images.items():
+        if image.transparent:
+            message = f"{path}: transparent pixels, of which the colours are read that no viewer shows. Save it opaque."
+            yield Problem("warning", message, "transparent")
+
+
+def _several_depths(dataset: Dataset, values: Mapping[Path, PixelRange]) -> Iterator[Problem]:
+    """16-bit files of a category that seem to have fewer bits than others: one scale makes them nearly black."""
+    peaks = {path: of_file.peak for path, of_file in values.items() if of_file.peak and not of_file.bits}
+    if dataset.options.bit_depth or not peaks:
+        return
+    darkest, brightest = min(peaks, key=peaks.__getitem__), max(peaks, key=peaks.__getitem__)
+    if peaks[darkest] < 2**14 <= peaks[brightest]:
+        dark = sum(peak < 2**14 for peak in peaks.values())
+        message = (
+            f"{darkest}: {dark} of {len(peaks)} 16-bit files end below {2**14}, this one at {peaks[darkest]}, but "
+            f"{brightest} at {peaks[brightest]}. All are read as 16 bits. Save them with one scale, or state "
+            f"`bit_depth: 16` in {dataset.root / OPTIONS} if the former are meant to be that dark."
+        )
+        yield Problem("warning", message)

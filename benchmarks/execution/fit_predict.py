@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from benchmarks.plan import Run
     from benchmarks.protocols.base import Split
 
+NORMAL_IMAGES = 100  # of each category, by whose predictions a stored model's users set thresholds
+
 
 class ProbeImages(NamedTuple):
     """Probes of one category; only the first `maps` keep their anomaly map."""
@@ -35,6 +38,21 @@ class ProbeImages(NamedTuple):
     keys: list[str]
     samples: list[Sample]
     maps: int
+
+
+class Model(NamedTuple):
+    """What is stored of a fitted method.
+
+    Attributes:
+        state: as `Method.state` gives it.
+        normal: category -> of some normal images each the score and the median of the map, (N, 2) float32.
+        normal_from: which images these are: "validation", the data set's split; "held out", training images that the
+            method was not trained on; or "training".
+    """
+
+    state: dict[str, torch.Tensor]
+    normal: dict[str, NDArray[np.float32]]
+    normal_from: str
 
 
 class Outcome(NamedTuple):
@@ -45,12 +63,14 @@ class Outcome(NamedTuple):
         parts: of other images, by the name of their folder: see `benchmarks.results.save`.
         record: entries of `record.json`.
         timing: entries of its `provenance`.
+        model: None if it is not kept, or if the method has no state.
     """
 
     predictions: dict[str, Predictions]
     parts: dict[str, dict[str, Predictions]]
     record: dict[str, Any]
     timing: dict[str, Any]
+    model: Model | None
 
 
 def random_seed(run: Run) -> int:
@@ -114,7 +134,8 @@ def fit_and_predict(
         "predict_seconds": round(predicted - fitted, 3),
         "test_images_per_second": round(len(test) / (predicted - fitted), 3),
     }
-    return Outcome(_by_category(split, scores, maps), parts, record, timing)
+    model = _model(method, train, validation, context) if run.keep_model else None
+    return Outcome(_by_category(split, scores, maps), parts, record, timing, model)
 
 
 def _context(
@@ -181,6 +202,25 @@ def predict(
             "are not finite"
         )
     return scores, maps, context.predict_batch
+
+
+def _model(method: Method, train: Sequence[Sample], validation: Sequence[Sample], context: Context) -> Model | None:
+    """The fitted method, with what it predicts for normal images, if possible for others than it was trained on."""
+    state = method.state()
+    if state is None:
+        return None
+    held_out = method.held_out(train, validation)
+    normal_from = "validation" if validation else "held out" if held_out else "training"
+    by_category: dict[str, list[Sample]] = {}
+    for sample in validation or held_out or train:
+        by_category.setdefault(sample.category, []).append(sample)
+    normal = {}
+    for category, samples in by_category.items():
+        spread = samples[:: math.ceil(len(samples) / NORMAL_IMAGES)]
+        # Features of so few images, used once, are not worth a place in the cache.
+        scores, maps, _ = predict(method, spread, replace(context, cache=None, cache_gib=0))
+        normal[category] = np.stack([scores, np.median(maps, (1, 2))], 1).astype(np.float32)
+    return Model(state, normal, normal_from)
 
 
 def _by_category(split: Split, scores: NDArray[np.float32], maps: NDArray[np.float32]) -> dict[str, Predictions]:

@@ -12,6 +12,7 @@ from benchmarks import records, results
 from benchmarks.execution import executors
 from benchmarks.params import Executor as Settings
 from benchmarks.plan import Run
+from benchmarks.storage import model_files
 from benchmarks.wording import counted
 
 
@@ -20,6 +21,7 @@ class Forecast(NamedTuple):
 
     hours: float  # at work, of one GPU or one CPU slot each
     bytes: int  # of predictions
+    model_bytes: int  # of models, as far as a run of their group has kept one before
     peak_device_bytes: int  # the most that an earlier run took of a GPU; 0 if none was on one
     unknown: list[str]  # groups without a record, left out of the sums
 
@@ -27,13 +29,16 @@ class Forecast(NamedTuple):
 def forecast(pending: Sequence[Run]) -> Forecast:
     """By the mean of all records of a run's group, whatever their split, seed and fingerprint."""
     by_group = {group: _costs(group) for group in dict.fromkeys(run.group for run in pending)}
-    seconds, size, peak = 0.0, 0.0, 0
+    seconds, size, of_models, peak = 0.0, 0.0, 0.0, 0
     for run in pending:
         if costs := by_group[run.group]:
             seconds += mean(cost.seconds for cost in costs)
             size += mean(cost.bytes for cost in costs)
+            if run.keep_model and (kept := [cost.model_bytes for cost in costs if cost.model_bytes]):
+                of_models += mean(kept)
             peak = max(peak, *(cost.peak_device_bytes for cost in costs))
-    return Forecast(seconds / 3600, round(size), peak, [group for group, costs in by_group.items() if not costs])
+    unknown = [group for group, costs in by_group.items() if not costs]
+    return Forecast(seconds / 3600, round(size), round(of_models), peak, unknown)
 
 
 def sentences(pending: Sequence[Run], settings: Settings) -> list[str]:
@@ -49,9 +54,10 @@ def sentences(pending: Sequence[Run], settings: Settings) -> list[str]:
     known = len([run for run in pending if run.group not in total.unknown])
     lines = []
     if known:
-        lines.append(
-            f"{counted(known, 'run')}: about {total.hours:.2g} {unit} and {total.bytes / 2**30:.2g} GiB of predictions."
-        )
+        kept = any(run.keep_model for run in pending)
+        models = f"{total.model_bytes / 2**30:.2g} GiB of models" if total.model_bytes else "models of unknown size"
+        size = f"{total.bytes / 2**30:.2g} GiB of predictions{f' and {models}' if kept else ''}"
+        lines.append(f"{counted(known, 'run')}: about {total.hours:.2g} {unit}, {size}.")
         if total.peak_device_bytes:
             lines.append(f"Earlier runs took up to {total.peak_device_bytes / 2**30:.1f} GiB of a GPU's memory.")
     if total.unknown:
@@ -75,6 +81,7 @@ class _Cost(NamedTuple):
 
     seconds: float
     bytes: int
+    model_bytes: int  # 0: no model was kept
     peak_device_bytes: int
 
 
@@ -83,8 +90,10 @@ def _costs(group: str) -> list[_Cost]:
     costs = []
     for path in sorted(results.group_dir(group).glob("*/record.json")):
         with suppress(ValueError):
-            made = records.read(path).provenance
+            record = records.read(path)
+            made, model = record.provenance, record.model.bytes if record.model else 0
             if made.wall_seconds is not None:
-                size = sum(file.stat().st_size for file in path.parent.rglob("*"))
-                costs.append(_Cost(made.wall_seconds, size, made.peak_device_memory_bytes or 0))
+                files = [file for file in path.parent.rglob("*") if file.name != model_files.NAME]
+                size = sum(file.stat().st_size for file in files)
+                costs.append(_Cost(made.wall_seconds, size, model, made.peak_device_memory_bytes or 0))
     return costs

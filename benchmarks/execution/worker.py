@@ -11,8 +11,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,16 @@ from typing import Any
 import platformdirs
 import torch
 
-from benchmarks import datasets, fingerprint, protocols, results, status
+from benchmarks import datasets, fingerprint, imports, protocols, results, status
 from benchmarks.datasets.base import Dataset
 from benchmarks.execution import loggers
-from benchmarks.execution.fit_predict import ProbeImages, fit_and_predict
+from benchmarks.execution.fit_predict import Model, ProbeImages, fit_and_predict
 from benchmarks.params import LoggerName
 from benchmarks.plan import Run
 from benchmarks.protocols.base import Split
+from benchmarks.schema import IMPORTED
 from benchmarks.status_file import Claim, Place, Superseded
-from benchmarks.storage import disk
+from benchmarks.storage import disk, model_files
 from methods.base import InputError, Progress, TestEvaluation
 
 
@@ -86,11 +88,16 @@ def _progress(claim: Claim, log: Callable[[Progress], None]) -> Callable[[Progre
 
 
 def _execute(run: Run, device: str, cache_gib: float, claim: Claim, log: Callable[[Progress], None]) -> None:
+    dataset = datasets.load(run.dataset, run.root, run.categories)
+    split = next(s for s in protocols.splits(run.protocol, dataset, run.seed) if s.name == run.split)
+    if run.method == IMPORTED:
+        predictions, record = imports.outcome(run, dataset, split)
+        # Device and versions of here say nothing of how the maps were made.
+        results.save(run, predictions, record | {"provenance": _origin() | _attempts(claim)})
+        return
     if device.startswith("cuda"):
         _require_gpu()
         torch.cuda.reset_peak_memory_stats(device)
-    dataset = datasets.load(run.dataset, run.root, run.categories)
-    split = next(s for s in protocols.splits(run.protocol, dataset, run.seed) if s.name == run.split)
     outcome = fit_and_predict(
         run,
         dataset,
@@ -104,14 +111,29 @@ def _execute(run: Run, device: str, cache_gib: float, claim: Claim, log: Callabl
         probes=_probes(run, dataset, split) if run.interference else {},
     )
     claim.report("running", phase="store", done=0, total=1)
-    attempts = {
+    provenance = _origin() | _environment(device) | _attempts(claim) | outcome.timing
+    record = outcome.record | {"provenance": provenance}
+    write_model = partial(_write_model, run, record, outcome.model) if outcome.model else None
+    results.save(run, outcome.predictions, record, outcome.parts, write_model)
+
+
+def _attempts(claim: Claim) -> dict[str, Any]:
+    return {
         "job": claim.place.job,
         "attempts": claim.attempts,
         "queue_seconds": claim.queue_seconds,
         "wall_seconds": round(claim.elapsed, 3),
     }
-    provenance = _provenance(device) | attempts | outcome.timing
-    results.save(run, outcome.predictions, outcome.record | {"provenance": provenance}, outcome.parts)
+
+
+def _write_model(run: Run, record: Mapping[str, Any], model: Model, path: Path) -> None:
+    about = model_files.About.model_validate(
+        run.model_dump(include={"variant", "method", "dataset", "protocol", "split", "seed", "compute"})
+        | {"fingerprint": run.fingerprint, "hyper_parameters": record["hyper_parameters"]}
+        | {"teacher": record.get("teacher"), "image_size": record.get("image_size"), "normal_from": model.normal_from}
+    )
+    normal = {category: torch.from_numpy(array) for category, array in model.normal.items()}
+    model_files.write(path, about, model.state, normal)
 
 
 def _test_evaluation(dataset: Dataset, split: Split) -> TestEvaluation:
@@ -142,16 +164,22 @@ def _require_gpu() -> None:
         )
 
 
-def _provenance(device: str) -> dict[str, Any]:
-    """Where, when and with what a run was made."""
-    cuda = device.startswith("cuda")
-    kibibyte = 1 if sys.platform == "darwin" else 1024
+def _origin() -> dict[str, Any]:
+    """When a run was stored, and by which code."""
     patch = _output("git", "diff", "HEAD", "--binary")
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "git_commit": _output("git", "rev-parse", "HEAD").strip() or None,
         "git_dirty": bool(patch),
         "git_patch": hashlib.sha256(patch.encode()).hexdigest() if patch else None,
+    }
+
+
+def _environment(device: str) -> dict[str, Any]:
+    """Where and with what a run was made."""
+    cuda = device.startswith("cuda")
+    kibibyte = 1 if sys.platform == "darwin" else 1024
+    return {
         "host": platform.node(),
         "device": torch.cuda.get_device_name(device) if cuda else f"{platform.machine()} CPU, {os.cpu_count()} cores",
         "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").split("\n")[0] or None,

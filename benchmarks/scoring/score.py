@@ -120,8 +120,8 @@ def _items(dataset: Dataset, category: str, keys: Sequence[str]) -> list[Item]:
     missing = [key for key in keys if key not in known]
     if missing:
         raise InputError(
-            f"{dataset.root}: {len(missing)} images that were predicted are no longer in the data set, such as "
-            f"{missing[0]}. Restore them, or run `dvc repro` to predict what is there now."
+            f"{dataset.root} lacks images of the stored predictions, such as {missing[0]} ({len(missing)} in all). "
+            f"Restore them, or run `dvc repro` to predict what is there now."
         )
     return [known[key] for key in keys]
 

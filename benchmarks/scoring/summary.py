@@ -30,23 +30,14 @@ def read_scores(groups: Sequence[str]) -> pd.DataFrame:
 
 
 def write(groups: Sequence[str]) -> None:
-    """Write `results/metrics/GROUP.json` and `results/plots/`.
-
-    A metric's mean is over categories within a seed, then over seeds, of all test images, by the first convention.
-    """
-    rows = read_scores(groups)
-    first = rows.groupby(["dataset", "metric"])["convention"].transform("first")
-    rows = rows[(rows["subset"] == "all") & (rows["convention"] == first)]
-    within_seeds = rows.groupby([*GROUP, "metric", "seed"], sort=False, as_index=False)["value"].mean()
-    means = within_seeds.groupby([*GROUP, "metric"], sort=False, as_index=False)["value"].mean().dropna()
-    means["group"] = means[list(GROUP)].agg("-".join, axis=1)
+    """Write `results/metrics/GROUP.json` and `results/plots/`."""
+    means = _means(groups)
     metrics, plots = results.RESULTS / "metrics", results.RESULTS / "plots"
     for folder in (metrics, plots):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
     for group in groups:
-        of_group = means[means["group"] == group].set_index("metric")["value"]
-        results.write_json(metrics / f"{group}.json", {str(name): round(value, 6) for name, value in of_group.items()})
+        results.write_json(metrics / f"{group}.json", _metrics(means, group))
     for metric, table in means.groupby("metric"):
         table[["group", "value"]].to_csv(plots / f"{metric}.csv", index=False)
     for curve, axis in (("roc", "tpr"), ("pro", "pro")):
@@ -55,6 +46,39 @@ def write(groups: Sequence[str]) -> None:
             mean = _mean_curve(group, curve, axis)
             if mean is not None:
                 mean.to_csv(plots / curve / f"{group}.csv", index=False)
+
+
+def problems(groups: Sequence[str]) -> list[str]:
+    """A sentence for each file of `results/metrics/` that is there and does not hold the means of its group's scores.
+
+    Raises:
+        InputError: as `read_scores`.
+    """
+    means, folder = _means(groups), results.RESULTS / "metrics"
+    return [
+        f"{folder / group}.json does not hold the means of the scores: `proctor summary` writes it again."
+        for group in groups
+        if (folder / f"{group}.json").exists() and results.read_json(folder / f"{group}.json") != _metrics(means, group)
+    ]
+
+
+def _means(groups: Sequence[str]) -> pd.DataFrame:
+    """Of each group and metric, the mean over categories within a seed, then over seeds.
+
+    Of all test images, by the first convention.
+    """
+    rows = read_scores(groups)
+    first = rows.groupby(["dataset", "metric"])["convention"].transform("first")
+    rows = rows[(rows["subset"] == "all") & (rows["convention"] == first)]
+    within_seeds = rows.groupby([*GROUP, "metric", "seed"], sort=False, as_index=False)["value"].mean()
+    means = within_seeds.groupby([*GROUP, "metric"], sort=False, as_index=False)["value"].mean().dropna()
+    means["group"] = means[list(GROUP)].agg("-".join, axis=1)
+    return means
+
+
+def _metrics(means: pd.DataFrame, group: str) -> dict[str, float]:
+    of_group = means[means["group"] == group].set_index("metric")["value"]
+    return {str(name): round(value, 6) for name, value in of_group.items()}
 
 
 def _mean_curve(group: str, curve: str, axis: str) -> pd.DataFrame | None:

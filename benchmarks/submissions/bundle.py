@@ -17,7 +17,7 @@ from typing import IO
 import numpy as np
 from pydantic import ValidationError
 
-from benchmarks import results
+from benchmarks import integrity, results
 from benchmarks.records import Record
 from benchmarks.scoring import summary
 from benchmarks.storage import score_files
@@ -37,6 +37,7 @@ def write(
     contact: str,
     name: str | None = None,
     url: str | None = None,
+    models: bool = False,
     weights: Sequence[Path] = (),
 ) -> tuple[Manifest, str]:
     """Write the bundle of some stored and scored runs.
@@ -48,14 +49,15 @@ def write(
         contact: an address or a page.
         name: title of the submission; None: the variant.
         url: a page about it.
-        weights: `.safetensors` files to include.
+        models: include the fitted method of each run, as `weights/SPLIT-seedK.safetensors`.
+        weights: further `.safetensors` files to include.
 
     Returns:
         The manifest, and the SHA-256 of the bundle.
 
     Raises:
         InputError: a run is missing, damaged, not scored in its present state, or of another experiment than the first;
-            or a text contains characters that the format does not allow.
+            a model is missing or was changed; or a text contains characters that the format does not allow.
     """
     folders = _folders(names)
     loaded = [_load(folder) for folder in folders]
@@ -68,7 +70,10 @@ def write(
         for key, score, anomaly_map in zip(keys, scores, anomaly_maps, strict=True)
     ]
     maps.sort(key=lambda pair: pair[0].sort_key)
-    weights = sorted(weights, key=lambda path: path.name)
+    files = [(path.name, path) for path in weights]
+    if models:
+        files += [(f"{folder.name}.safetensors", integrity.require_model(folder)) for folder in folders]
+    files.sort()
     manifest = _manifest(
         {
             "name": records[0].variant if name is None else name,
@@ -79,9 +84,9 @@ def write(
         records,
         _claims(folders[0].parent.name, records),
         [entry for entry, _ in maps],
-        [_weights_entry(path) for path in weights],
+        [_weights_entry(name, path) for name, path in files],
     )
-    return manifest, pack(target, manifest, [anomaly_map for _, anomaly_map in maps], weights)
+    return manifest, pack(target, manifest, [anomaly_map for _, anomaly_map in maps], [path for _, path in files])
 
 
 def map_entry(seed: int, key: str, score: float, anomaly_map: np.ndarray) -> Map:
@@ -137,8 +142,8 @@ def _folders(names: Sequence[str]) -> list[Path]:
     for name in names:
         folder = results.RESULTS / "predictions" / name.rstrip("/")
         runs = {folder} if (folder / "record.json").is_file() else {p.parent for p in folder.glob("*/record.json")}
-        if folder not in runs:  # of a group, those that are planned
-            runs = {run for run in runs if run.name in _scored(folder.name)}
+        if runs and folder not in runs:  # of a group, all that are planned
+            runs = {folder / stem for stem in _scored(folder.name)}
         if not runs:
             raise InputError(
                 f"There is no finished run {name!r} in {results.RESULTS / 'predictions'}. Give a group "
@@ -157,9 +162,13 @@ def _scored(group: str) -> Collection[str]:
 
 def _load(folder: Path) -> tuple[Record, dict[str, Predictions]]:
     try:
-        return results.load(folder)
+        record, predictions = results.load(folder)
     except ValueError as error:
         raise InputError(f"{error}. Run `dvc repro` to restore it.") from None
+    stored, placed = f"{record.group}/{record.stem}", f"{folder.parent.name}/{folder.name}"
+    if stored != placed:
+        raise InputError(f"{folder} holds the run {stored}, not {placed}. Run `dvc repro` to restore it.")
+    return record, predictions
 
 
 def _require_one_experiment(folders: Sequence[Path], records: Sequence[Record]) -> None:
@@ -205,8 +214,8 @@ def _manifest(
     weights: Sequence[Weights],
 ) -> Manifest:
     first = records[0]
-    parameters = first.hyper_parameters
-    budget = {name: parameters[name] for name in ("epochs", "batch_size", "image_size") if name in parameters}
+    known = first.hyper_parameters | first.compute  # of imported maps, nobody knows the precision
+    budget = {name: known[name] for name in ("epochs", "batch_size", "image_size", "precision") if name in known}
     runs = [
         entry.model_dump(include={"split", "seed", "fingerprint", "fingerprint_parts", "data"})
         # The names of host and job do not affect the values, and may identify the user.
@@ -219,9 +228,10 @@ def _manifest(
                 "format": "proctor-bundle",
                 "schema": 1,
                 **fields,
-                **first.model_dump(include={"method", "variant", "dataset", "protocol", "selection"}),
+                **first.model_dump(include={"method", "variant", "dataset", "protocol"}),
+                "selection": first.selection.replace(" ", "_"),  # a name in this format
                 "teacher": first.teacher.model_dump(include={"name", "pretraining"}) if first.teacher else None,
-                "budget": budget | {"precision": first.compute["precision"]},
+                "budget": budget,
                 **first.model_dump(include={"hyper_parameters", "paper", "source", "deviations"}),
                 "runs": runs,
                 "claims": claims,
@@ -234,14 +244,14 @@ def _manifest(
         raise InputError(f"{problem}. {FORMAT} lists the allowed characters of each field.") from None
 
 
-def _weights_entry(path: Path) -> Weights:
+def _weights_entry(name: str, path: Path) -> Weights:
     try:
-        return Weights(name=path.name, bytes=path.stat().st_size, sha256=sha256(path))
+        return Weights(name=name, bytes=path.stat().st_size, sha256=sha256(path))
     except OSError as error:
-        raise InputError(f"--weights {path}: cannot be read ({error}). Correct the path.") from None
+        raise InputError(f"{path}: cannot be read ({error}). Correct the path.") from None
     except ValidationError as error:
         cure = "Give a .safetensors file whose name has only letters, digits and `_.+-`."
-        raise InputError(f"--weights {path}: {first_error(error)}. {cure}") from None
+        raise InputError(f"{path}: {first_error(error)}. {cure}") from None
 
 
 def _npy(array: np.ndarray) -> bytes:

@@ -31,6 +31,7 @@ from benchmarks.datasets.mvtec_ad_2 import MVTecAD2
 from benchmarks.datasets.mvtec_loco import MVTecLOCO
 from benchmarks.metrics.resize import fit_map
 from benchmarks.plan import Run
+from benchmarks.wording import counted
 from methods.base import InputError
 from methods.components.atomic import replacing
 
@@ -124,7 +125,7 @@ def _check_complete(keys: set[str]) -> None:
     for differing, problem in ((required - keys, "missing"), (keys - required, "not expected")):
         if differing:
             raise InputError(
-                f"MVTec AD 2's server would refuse the archive: {len(differing)} maps are {problem}, such as "
+                f"MVTec AD 2's server would refuse the archive: {counted(len(differing), 'map')} {problem}, such as "
                 f"{min(differing)}. It requires those of both private splits of all eight categories: extract the "
                 "whole data set, remove `categories` from params.yaml, and run `dvc repro`."
             )

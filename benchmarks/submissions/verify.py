@@ -23,6 +23,7 @@ from benchmarks.metrics.conventions import CONVENTIONS, Convention
 from benchmarks.scoring import score
 from benchmarks.submissions.reader import BundleReader
 from benchmarks.submissions.schema import MAX_CELL_BYTES, Manifest, Map, Value, ValueKey
+from benchmarks.wording import counted
 from methods.base import InputError
 
 TOLERANCE = 1e-6  # absolute: another order of summation changes a fraction by 1e-12, another map by more
@@ -154,7 +155,7 @@ def summary(report: Report) -> Iterator[str]:
     if report.agrees:
         yield f"verified: all {total} claimed values agree with those of the {maps} maps within {TOLERANCE:g}"
     else:
-        images = f"{len(report.images)} problems with images"
+        images = f"{counted(len(report.images), 'problem')} with images"
         yield f"NOT verified: {len(differing)} of {total} claimed values do not agree with the maps; {images}"
 
 
@@ -172,7 +173,9 @@ def _score_category(
         maps, of_images = _read_maps(reader, listed, items.keys())
         if of_images:
             problems += of_images
-            reason = f"{len(of_images)} problems with images of this category and seed"
+            reason = (
+                counted(len(of_images), "problem with images", "problems with images") + " of this category and seed"
+            )
             values |= {claim.key: Recomputed(None, reason) for claim in claimed}
             continue
         truths = truths or [dataset.truth(items[entry.image]) for entry in listed]

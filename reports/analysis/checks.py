@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ import pandas as pd
 
 from benchmarks.plan import Plan
 from benchmarks.records import Record
-from benchmarks.schema import group_name
+from benchmarks.schema import NOT_STATED, group_name
 from benchmarks.wording import counted
 from methods.base import did_you_mean
 from reports.aggregate import bounds_text, impossible
@@ -219,14 +219,17 @@ def mixed(records: Sequence[Record]) -> Iterator[Finding]:
     for key in sorted({(record.dataset, record.protocol) for record in records}):
         place = dict(zip(("dataset", "protocol"), key, strict=True))
         here = [record for record in records if (record.dataset, record.protocol) == key]
-        for what, value in (("teachers", _teacher), ("epochs", _epochs), ("image sizes", _image_size)):
-            values: dict[str, set[str]] = {}
-            for record in here:
-                if (stated := value(record)) is not None:
-                    values.setdefault(record.variant, set()).add(stated)
-            if differing := _differing(values):
+        differing = {
+            "teachers": _differing(here, _teacher),
+            "epochs": _differing(here, _epochs),
+            "image sizes": _differing(here, _image_size),
+        }
+        if not differing["teachers"]:
+            differing["weights of the teacher"] = _differing(here, _weights)
+        for what, values in differing.items():
+            if values:
                 cure = "share one under `hyper_parameters`, or allow it with a reason"
-                yield Finding("mixed", f"{' '.join(key)}: {what} differ ({differing}): {cure}.", place)
+                yield Finding("mixed", f"{' '.join(key)}: {what} differ ({values}): {cure}.", place)
         for name, by_variant in environment.compare(here).severe.items():
             what = "devices" if name == "device" else f"versions of {name}"
             cure = "run all of them in one environment, or allow it with a reason"
@@ -258,23 +261,35 @@ def mixed_conventions(scores: pd.DataFrame) -> Iterator[Finding]:
             yield Finding("mixed", message, place)
 
 
-def _differing(values: Mapping[str, set[str]]) -> str:
-    """The values of each variant, as text; empty if all variants have one and the same."""
+def _differing(records: Sequence[Record], value: Callable[[Record], str | None]) -> str:
+    """The values of each variant, as text; empty if all variants that state one have the same."""
+    values: dict[str, set[str]] = {}
+    for record in records:
+        if (stated := value(record)) is not None:
+            values.setdefault(record.variant, set()).add(stated)
     names = {variant: " and ".join(sorted(of)) for variant, of in sorted(values.items())}
     if len(set().union(*values.values())) < 2:
         return ""
     return "; ".join(f"{variant}: {value}" for variant, value in names.items())
 
 
-def _teacher(record: Record) -> str:
+def _teacher(record: Record) -> str | None:
+    """None of imported maps whose author does not state it."""
+    if record.teacher is None:
+        return "none"
+    return None if record.teacher.name == NOT_STATED else record.teacher.name
+
+
+def _weights(record: Record) -> str | None:
+    """The hash of a teacher's weights; None without a teacher, and of imported maps, of which nobody knows it."""
     teacher = record.teacher
-    return f"{teacher.name} {teacher.sha256[:8]}".strip() if teacher else "none"
+    return f"{teacher.name} {teacher.sha256[:8]}" if teacher and teacher.sha256 else None
 
 
 def _epochs(record: Record) -> str | None:
     """None of a method that does not train by epochs: it shares no budget with others that it could differ in."""
     epochs = record.hyper_parameters.get("epochs")
-    return None if epochs is None else str(epochs)
+    return str(epochs) if epochs else None
 
 
 def _image_size(record: Record) -> str | None:

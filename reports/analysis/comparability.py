@@ -9,9 +9,9 @@ import pandas as pd
 
 from benchmarks.official_counts import official_counts
 from benchmarks.records import Record
+from benchmarks.schema import NOT_STATED
 from reports.vocabulary import GROUP, MEAN, is_image_metric
 
-NOT_STATED = "not stated"  # in `convention`
 NO_EPOCHS = "no"  # of a method that does not train by epochs
 NEEDS_CONVENTION = ("aupro", "spro")  # identical maps score up to 0.2 apart under two conventions
 RULE = (
@@ -83,8 +83,9 @@ def _budgets(records: Sequence[Record]) -> dict[tuple[str, ...], dict[str, str]]
     budgets: dict[tuple[str, ...], dict[str, set[str]]] = {}
     for record in records:
         of_group = budgets.setdefault(record.group_key, {})
-        for name, default in (("epochs", NO_EPOCHS), ("image_size", "unknown")):
-            of_group.setdefault(name, set()).add(str(record.hyper_parameters.get(name, default)))
+        unknown = NOT_STATED if record.is_imported else "unknown"
+        for name, default in (("epochs", NOT_STATED if record.is_imported else NO_EPOCHS), ("image_size", unknown)):
+            of_group.setdefault(name, set()).add(str(record.hyper_parameters.get(name, default) or NO_EPOCHS))
     return {group: {name: " or ".join(sorted(values)) for name, values in of.items()} for group, of in budgets.items()}
 
 

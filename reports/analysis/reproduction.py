@@ -15,7 +15,7 @@ from benchmarks.metrics.registry import METRICS
 from benchmarks.official_counts import official_counts
 from benchmarks.plan import Plan
 from benchmarks.records import Record
-from benchmarks.schema import IMAGE_CONVENTION
+from benchmarks.schema import IMAGE_CONVENTION, NOT_STATED
 from reports.aggregate import UNFINISHED, Cell, text_cell
 from reports.analysis import comparability
 from reports.published import resolution
@@ -145,7 +145,7 @@ def verdict_on(number: Mapping[Any, Any], match: Match) -> tuple[str, str, float
     if match.differences:
         return f"not comparable ({', '.join(match.differences)})", match.footnote, math.nan
     word, tolerance = verdict(number["value"], match.best["cell"])
-    usual = ("", comparability.NOT_STATED, IMAGE_CONVENTION)
+    usual = ("", NOT_STATED, IMAGE_CONVENTION)
     is_other = is_image_metric(number["metric"]) and number["convention"] not in usual
     return word, f"the source takes the {number['convention']}" if is_other else "", tolerance
 

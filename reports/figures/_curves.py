@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
-from reports.figures._style import PALE, legend, looks, note, panels, span
+from reports.figures._style import PALE, Drawing, described, legend, looks, panels, span
 
 
-def curves(data: pd.DataFrame, kind: str, axis_labels: tuple[str, str], limit: float = 1.0) -> Figure:
+def curves(data: pd.DataFrame, kind: str, axis_labels: tuple[str, str], limit: float = 1.0) -> Drawing:
     """The curve `kind` of `details`, up to this false-positive rate.
 
     Raises:
@@ -37,5 +36,4 @@ def curves(data: pd.DataFrame, kind: str, axis_labels: tuple[str, str], limit: f
     legend(figure, axes, names)
     seeds = span(data.groupby(["variant", "category"]).size())
     over = "One seed." if seeds == "1" else f"Mean over {seeds} seeds; shaded: their range."
-    note(figure, over, "Grey line: chance." if kind == "roc" else "", xlabel=axis_labels[0])
-    return figure
+    return described(figure, over, "Grey line: chance." if kind == "roc" else "", xlabel=axis_labels[0])

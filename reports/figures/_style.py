@@ -1,13 +1,13 @@
 """What figures share: sizes for print, and for each variant a colour with a marker, a dash and a hatch of its own.
 
-A figure is as wide as the text of a two-column paper or as one of its columns, so that fonts keep their size there. By
-marker, dash and hatch it can be read in greyscale and by the colour-blind.
+A figure is as wide as one column of a two-column paper, or as its text where more than two panels stand side by side:
+letters keep their size there, and are those of such papers (STIX looks like Times). By marker, dash and hatch it can be
+read in greyscale and by the colour-blind.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from textwrap import fill
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -15,14 +15,15 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from benchmarks.schema import IMAGE_CONVENTION
 from reports.aggregate import Cell
 from reports.vocabulary import IDENTITY, PROTOCOLS, as_printed, labels, metric
 
 STYLE: dict[Any, Any] = {
+    "font.family": ["STIXGeneral", "DejaVu Sans"],  # both come with Matplotlib; the latter for letters of other scripts
+    "mathtext.fontset": "stix",
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.titleweight": "normal",
@@ -53,6 +54,13 @@ MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
 DASHES = ["-", "--", "-.", ":", (0, (6, 1)), (0, (1, 1, 4, 1)), (0, (8, 3)), (0, (3, 1, 1, 1))]
 
 
+class Drawing(NamedTuple):
+    """A figure, and the sentences without which it cannot be read, for its caption: there is no small print in it."""
+
+    figure: Figure
+    note: str
+
+
 class Look(NamedTuple):
     """How a variant is drawn in one figure."""
 
@@ -76,7 +84,7 @@ def panels(count: int, most: int, height: float, extra: float = 0.6, **shared: A
     across = min(most, count)
     down = -(-count // across)
     # A figure of its own, unknown to pyplot, needs no closing.
-    figure = Figure(figsize=(max(COLUMN, WIDTH * across / most), height * down + extra), layout="constrained")
+    figure = Figure(figsize=(COLUMN if across <= 2 else WIDTH, height * down + extra), layout="constrained")
     axes = figure.subplots(down, across, squeeze=False, **shared).ravel()
     for unused in axes[count:]:
         unused.remove()
@@ -153,8 +161,10 @@ def are_fractions(names: Iterable[str]) -> bool:
 
 
 def log_ticks(axis: Axis) -> None:
-    """Plain numbers at 1, 2 and 5 of each decade of a logarithmic axis."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    """A few plain numbers on a logarithmic axis whose data are drawn: at 1, 2 and 5 of each decade if there are two."""
+    low, high = axis.get_view_interval()
+    few = MaxNLocator(4) if high < 10 * low else LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,))
+    axis.set_major_locator(few)
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())
 
@@ -168,11 +178,8 @@ def legend(figure: Figure, axes: Sequence[Axes], names: Sequence[str]) -> None:
     figure.legend([handles[name] for name in shown], shown, loc="outside upper center", ncols=columns, handlelength=2.6)
 
 
-def note(figure: Figure, *sentences: str, xlabel: str = "") -> None:
-    """A label that all panels share, and under it in small print what the reader has to know."""
-    text = fill(" ".join(filter(None, sentences)), int(figure.get_figwidth() * 19))
-    # A legend, because the layout makes room for these under other text.
-    figure.legend(
-        [Line2D([], [], linestyle="none")], [text], title=xlabel or None, title_fontsize=8, fontsize=6.5,
-        loc="outside lower center", handlelength=0, handletextpad=0, borderpad=0, borderaxespad=0.2,
-    )  # fmt: skip
+def described(figure: Figure, *sentences: str, xlabel: str = "") -> Drawing:
+    """The figure with a label that all panels share, and what the reader has to know, for its caption."""
+    if xlabel:
+        figure.supxlabel(xlabel)
+    return Drawing(figure, " ".join(filter(None, sentences)))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from reports.figures._style import (
     INK,
+    Drawing,
     are_fractions,
+    described,
     filled,
     first_conventions,
     legend,
     looks,
-    note,
     ordered,
     over_seeds,
     panels,
@@ -23,11 +23,11 @@ from reports.vocabulary import as_printed
 from reports.vocabulary import metric as titled
 
 
-def draw(data: pd.DataFrame) -> Figure:
+def draw(data: pd.DataFrame) -> Drawing:
     data, conventions = first_conventions(filled(data, "mean over all categories"))
     names, protocols = sorted(data.name.unique()), ordered(data.protocol)
     metrics = list(dict.fromkeys(data.metric))
-    figure, axes = panels(len(metrics), 4, 1.6, sharey=are_fractions(metrics))
+    figure, axes = panels(len(metrics), 2, 1.3, sharey=are_fractions(metrics))
     width = 0.84 / len(names)
     for axis, metric in zip(axes, metrics, strict=True):
         for place, (name, look) in enumerate(looks(names).items()):
@@ -44,5 +44,4 @@ def draw(data: pd.DataFrame) -> Figure:
         axis.grid(axis="y")
     figure.supylabel(unit(metrics))
     legend(figure, axes, names)
-    note(figure, over_seeds(data.cell), *conventions)
-    return figure
+    return described(figure, over_seeds(data.cell), *conventions)

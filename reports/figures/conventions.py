@@ -5,14 +5,13 @@ from __future__ import annotations
 from textwrap import fill
 
 import pandas as pd
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from reports.figures._style import filled, legend, looks, note, over_seeds, panels
+from reports.figures._style import Drawing, described, filled, legend, looks, over_seeds, panels
 from reports.vocabulary import metric as titled
 
 
-def draw(data: pd.DataFrame) -> Figure:
+def draw(data: pd.DataFrame) -> Drawing:
     data = filled(data)
     names, metrics = sorted(data.name.unique()), list(dict.fromkeys(data.metric))
     figure, axes = panels(len(metrics), 1, 0.9 + 0.15 * len(names))
@@ -31,10 +30,11 @@ def draw(data: pd.DataFrame) -> Figure:
         axis.set_xticks(range(len(grid)), ticks, fontsize=6.5)
         axis.set(title=titled(metric).title, xlim=(-0.3, len(grid) - 0.7), ylim=(len(names) + 0.4, 0.6))
         axis.yaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.supylabel("rank by the mean over categories and seeds, 1 is best")
+    figure.supylabel("rank, 1 is best")
     legend(figure, axes, names)
-    note(
-        figure, over_seeds(data.cell, whiskers=""),
+    return described(
+        figure,
+        "Ranks by the mean over categories and seeds.",
+        over_seeds(data.cell, whiskers=""),
         "τ: Kendall's rank correlation with the first convention, 1 where no variant changes places.",
-    )  # fmt: skip
-    return figure
+    )

@@ -6,17 +6,17 @@ To the left is cheaper. One-class is open, multi-class filled, as in `protocol_g
 from __future__ import annotations
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from reports.figures._style import (
     INK,
+    Drawing,
+    described,
     face,
     filled,
     first_conventions,
     legend,
     log_ticks,
     looks,
-    note,
     over_seeds,
     panels,
     scale,
@@ -27,7 +27,7 @@ from reports.vocabulary import metric as titled
 COSTS = {"training_minutes": "training (minutes)", "image_milliseconds": "prediction (ms per image)"}
 
 
-def draw(data: pd.DataFrame) -> Figure:
+def draw(data: pd.DataFrame) -> Drawing:
     data, conventions = first_conventions(filled(data, "mean over all categories with a recorded time"))
     metrics, names = list(dict.fromkeys(data.metric)), sorted(data.name.unique())
     figure, axes = panels(2 * len(metrics), len(metrics), 1.9, extra=0.9, sharex="row", sharey="col")
@@ -48,13 +48,16 @@ def draw(data: pd.DataFrame) -> Figure:
         axis.grid()
     figure.supylabel(f"{unit(metrics)}, mean over categories")
     legend(figure, axes, names)
-    note(
-        figure, "Open: one-class, with the training time of all its models; filled: multi-class.",
-        over_seeds(data.cell, "one standard deviation of the metric, range of the time"), "Training time: all epochs,",
+    return described(
+        figure,
+        "Open: one-class, with the training time of all its models; filled: multi-class.",
+        over_seeds(data.cell, "one standard deviation of the metric, range of the time"),
+        "Training time: all epochs,",
         "evaluations between them included. Prediction time: of the whole prediction, divided by its images.",
-        _devices(data), "Vertical axes do not begin at 0.", *conventions,
-    )  # fmt: skip
-    return figure
+        _devices(data),
+        "Vertical axes do not begin at 0.",
+        *conventions,
+    )
 
 
 def _devices(data: pd.DataFrame) -> str:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import pandas as pd
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from reports.figures._style import INK, first_conventions, note, panels, span
+from reports.figures._style import INK, Drawing, described, first_conventions, panels, span
 from reports.vocabulary import metric as titled
 
 
-def draw(data: pd.DataFrame) -> Figure:
+def draw(data: pd.DataFrame) -> Drawing:
     categories = span(int(cell.text) for cell in data.cell[data.quantity == "categories"])
     data, conventions = first_conventions(data[data.quantity == "mean rank"])
     metrics = list(dict.fromkeys(data.metric))
     count = data.groupby("metric").size().max()
-    figure, axes = panels(len(metrics), 3, 0.4 + 0.24 * count)
+    figure, axes = panels(len(metrics), 2, 0.4 + 0.24 * count)
     for axis, metric in zip(axes, metrics, strict=True):
         rows = data[data.metric == metric].sort_values("rank").reset_index(drop=True)
         whiskers = [rows["rank"] - rows.low, rows.high - rows["rank"]]
@@ -31,9 +30,10 @@ def draw(data: pd.DataFrame) -> Figure:
         axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(axis="x")
-    note(
-        figure, f"Over {categories} categories; whiskers: 95% bootstrap intervals over them. A thick bar joins",
+    return described(
+        figure,
+        f"Over {categories} categories; whiskers: 95% bootstrap intervals over them. A thick bar joins",
         "variants that do not differ significantly by Wilcoxon's signed-rank test with Holm's correction (p < 0.05).",
-        *conventions, xlabel="mean rank over categories, 1 is best",
-    )  # fmt: skip
-    return figure
+        *conventions,
+        xlabel="mean rank over categories, 1 is best",
+    )

@@ -7,7 +7,18 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from reports.figures._style import INK, ON_LIGHT, WIDTH, filled, first_conventions, note, over_seeds, scale, unit
+from reports.figures._style import (
+    INK,
+    ON_LIGHT,
+    WIDTH,
+    Drawing,
+    described,
+    filled,
+    first_conventions,
+    over_seeds,
+    scale,
+    unit,
+)
 from reports.vocabulary import MEAN
 from reports.vocabulary import metric as titled
 
@@ -18,7 +29,7 @@ COLOURS = sns.color_palette("blend:#7b96c4,#fffef5", as_cmap=True)
 PALETTES = {"higher": COLOURS, "lower": COLOURS.reversed()}
 
 
-def draw(data: pd.DataFrame) -> Figure:
+def draw(data: pd.DataFrame) -> Drawing:
     data, conventions = first_conventions(filled(data))
     metrics, names = list(dict.fromkeys(data.metric)), sorted(data.name.unique())
     categories = sorted(data.category.unique(), key=lambda name: (name == MEAN, name))
@@ -44,6 +55,10 @@ def draw(data: pd.DataFrame) -> Figure:
         axes[place].tick_params(axis="y", rotation=0)
         axes[place].axhline(len(categories) - 1, color=INK, lw=1)  # the mean stands apart
         axes[place].set_xticks(np.arange(len(names)) + 0.5, names, rotation=45, ha="right", rotation_mode="anchor")
-    note(figure, f"{unit(metrics).capitalize()}.", over_seeds(data.cell, whiskers=""),
-         "Darker is worse; each panel has its own scale.", *conventions)  # fmt: skip
-    return figure
+    return described(
+        figure,
+        f"{unit(metrics).capitalize()}.",
+        over_seeds(data.cell, whiskers=""),
+        "Darker is worse; each panel has its own scale.",
+        *conventions,
+    )

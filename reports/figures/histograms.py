@@ -6,13 +6,12 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.colors import to_rgba
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from reports.figures._style import legend, note, panels
+from reports.figures._style import Drawing, described, legend, panels
 
 
-def draw(data: pd.DataFrame) -> Figure:
+def draw(data: pd.DataFrame) -> Drawing:
     data = data.sort_values("seed").drop_duplicates("category").sort_values("category")
     figure, axes = panels(len(data), 4, 1.25)
     colours = sns.color_palette("colorblind", 2)
@@ -29,6 +28,8 @@ def draw(data: pd.DataFrame) -> Figure:
     figure.supylabel("test images")
     legend(figure, axes, ["normal", "anomalous"])
     seeds = ", ".join(str(seed) for seed in sorted(data.seed.unique()))
-    note(figure, f"Seed {seeds}. 20 bins from the lowest to the highest score of each category.",
-         xlabel="image score in the method's own units, higher is more anomalous")  # fmt: skip
-    return figure
+    return described(
+        figure,
+        f"Seed {seeds}. 20 bins from the lowest to the highest score of each category, in the method's own units.",
+        xlabel="image score, higher is more anomalous",
+    )

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import pandas as pd
 import seaborn as sns
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from reports.figures._style import log_ticks, note, panels, span
+from reports.figures._style import Drawing, described, log_ticks, panels, span
 
 
-def draw(data: pd.DataFrame) -> Figure:
+def draw(data: pd.DataFrame) -> Drawing:
     data = data[data.value > 0]
     # A phase other than the last one, such as the amplification of a teacher, has a panel of its own.
     parts = list(data.groupby(["variant", "phase"]))
-    figure, axes = panels(len(parts), 2, 1.6)
+    figure, axes = panels(len(parts), 1, 1.4)
     for axis, (key, part) in zip(axes, parts, strict=True):
         sns.lineplot(part, x="epoch", y="value", hue="name", style="name", errorbar="sd", palette="colorblind", ax=axis,
                      lw=1.2)  # fmt: skip
@@ -24,6 +23,9 @@ def draw(data: pd.DataFrame) -> Figure:
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     figure.supylabel("weighted loss term")
     runs = data.groupby("variant")[["split", "seed"]].apply(lambda of: len(of.drop_duplicates()))
-    note(figure, f"Mean over the runs of each variant (splits and seeds: {span(runs)});",
-         "shaded: one standard deviation.", xlabel="epoch")  # fmt: skip
-    return figure
+    return described(
+        figure,
+        f"Mean over the runs of each variant (splits and seeds: {span(runs)});",
+        "shaded: one standard deviation.",
+        xlabel="epoch",
+    )

@@ -6,13 +6,12 @@ A panel for each protocol, a line for each variant.
 from __future__ import annotations
 
 import pandas as pd
-from matplotlib.figure import Figure
 
-from reports.figures._style import PALE, filled, legend, looks, note, ordered, over_seeds, panels
+from reports.figures._style import PALE, Drawing, described, filled, legend, looks, ordered, over_seeds, panels
 from reports.vocabulary import as_printed
 
 
-def draw(data: pd.DataFrame) -> Figure:
+def draw(data: pd.DataFrame) -> Drawing:
     data = filled(data[data.subset.str.startswith("mixup ")], "scored mixture")
     data = data.assign(ratio=data.subset.str.removeprefix("mixup ").astype(float)).sort_values("ratio")
     names, protocols = sorted(data.name.unique()), ordered(data.protocol)
@@ -38,6 +37,9 @@ def draw(data: pd.DataFrame) -> Figure:
         axis.set(title=as_printed(protocol), xticks=sorted(data.ratio.unique()), ylim=(0, 103))
     figure.supylabel("image AUROC, percent")
     legend(figure, axes, names)
-    note(figure, over_seeds(data.cell), "Points are shifted sideways so that they do not overlap; grey line: chance.",
-         xlabel="share of the category under test in the mixture")  # fmt: skip
-    return figure
+    return described(
+        figure,
+        over_seeds(data.cell),
+        "Points are shifted sideways so that they do not overlap; grey line: chance.",
+        xlabel="share of the category under test in the mixture",
+    )

@@ -8,16 +8,16 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from reports.aggregate import Cell
 from reports.figures._style import (
     INK,
+    Drawing,
+    described,
     face,
     filled,
     legend,
     looks,
-    note,
     over_seeds,
     panels,
     protocol_keys,
@@ -27,7 +27,7 @@ from reports.figures._style import (
 from reports.vocabulary import DIFFERENCE, MEAN, PROTOCOLS, as_printed, sign
 
 
-def draw(data: pd.DataFrame) -> Figure:
+def draw(data: pd.DataFrame) -> Drawing:
     data = filled(data, "value under both protocols")
     metric = str(data.metric.iloc[0])
     data = data.assign(value=[sign(metric) * cell.mean for cell in data.cell])
@@ -70,6 +70,9 @@ def draw(data: pd.DataFrame) -> Figure:
         axis.grid(axis="x")
     protocol_keys(axes[0], PROTOCOLS[:2])
     legend(figure, axes, [*map(as_printed, PROTOCOLS[:2])])
-    note(figure, over_seeds(data.cell), "Categories with the largest drop are on top; the axis does not begin at 0.",
-         xlabel=unit([metric]))  # fmt: skip
-    return figure
+    return described(
+        figure,
+        over_seeds(data.cell),
+        "Categories with the largest drop are on top; the axis does not begin at 0.",
+        xlabel=unit([metric]),
+    )

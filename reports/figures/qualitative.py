@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from reports.figures._images import examples, grid
-from reports.figures._style import note
+from reports.figures._style import Drawing, described
 
 SHOWN = {"most missed": 2, "most false": 2, "random, anomalous": 2, "random, normal": 1}
 
 
-def draw(data: pd.DataFrame) -> Figure:
+def draw(data: pd.DataFrame) -> Drawing:
     data = data[data.arrays.notna() & data.maps.notna()].sort_values(["variant", "seed"]).drop_duplicates("variant")
     if data.empty:
         raise ValueError("no example images with their maps are stored: `dvc pull`, or run `dvc repro`")
@@ -36,12 +35,12 @@ def draw(data: pd.DataFrame) -> Figure:
         under[name] = [f"{100 * share:.0f}%" for share in below.loc[[*rows], name]]
     named = [("\n".join([why, *key.split("/")[-2:]]), (random | extreme)[key]) for key, why in rows.items()]
     figure = grid(named, maps, under)
-    note(
-        figure, f"Seed {', '.join(map(str, sorted(set(data.seed))))}. Percentage: share of the normal test images that",
+    return described(
+        figure,
+        f"Seed {', '.join(map(str, sorted(set(data.seed))))}. Percentage: share of the normal test images that",
         "score lower. Most missed, most false: of each variant's such images, those of lowest and highest mean",
         "percentage over variants. Random: by a hash of the image's name. A column of maps has one scale.",
-    )  # fmt: skip
-    return figure
+    )
 
 
 def lower(images: pd.DataFrame) -> pd.Series:

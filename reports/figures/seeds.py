@@ -7,16 +7,16 @@ lowest value: points need no zero.
 from __future__ import annotations
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from reports.figures._style import (
     INK,
+    Drawing,
+    described,
     face,
     filled,
     first_conventions,
     legend,
     looks,
-    note,
     ordered,
     panels,
     protocol_keys,
@@ -28,11 +28,11 @@ from reports.vocabulary import as_printed
 from reports.vocabulary import metric as titled
 
 
-def draw(data: pd.DataFrame) -> Figure:
+def draw(data: pd.DataFrame) -> Drawing:
     data, conventions = first_conventions(filled(data, "mean over all categories"))
     names, protocols = sorted(data.name.unique()), ordered(data.protocol)
     metrics = list(dict.fromkeys(data.metric))
-    figure, axes = panels(len(metrics), 3, 0.5 + 0.3 * len(names), sharey=True)
+    figure, axes = panels(len(metrics), 2, 0.5 + 0.3 * len(names), sharey=True)
     for axis, metric in zip(axes, metrics, strict=True):
         for row, (name, look) in enumerate(looks(names).items()):
             for place, protocol in enumerate(protocols):
@@ -48,8 +48,10 @@ def draw(data: pd.DataFrame) -> Figure:
         axis.margins(x=0.08)
     protocol_keys(axes[0], protocols)
     legend(figure, axes, [*map(as_printed, protocols)])
-    note(
-        figure, f"A point is a seed ({span(len(cell.values) for cell in data.cell)} of each variant), a bar",
-        "their mean. Each panel has a scale of its own, which does not begin at 0.", *conventions, xlabel=unit(metrics),
-    )  # fmt: skip
-    return figure
+    return described(
+        figure,
+        f"A point is a seed ({span(len(cell.values) for cell in data.cell)} of each variant), a bar",
+        "their mean. Each panel has a scale of its own, which does not begin at 0.",
+        *conventions,
+        xlabel=unit(metrics),
+    )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from reports.figures._curves import curves
+from reports.figures._style import Drawing
 
 
-def draw(data: pd.DataFrame) -> Figure:
+def draw(data: pd.DataFrame) -> Drawing:
     labels = ("false-positive rate of pixels, up to the limit of sPRO's area", "mean saturated per-region overlap")
     return curves(data, "spro", labels, 0.05)

@@ -6,16 +6,15 @@ A panel for each metric, a line for each variant: mean and deviation over its ru
 from __future__ import annotations
 
 import pandas as pd
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from reports.figures._style import looks, note, panels, scale, unit
+from reports.figures._style import Drawing, described, looks, panels, scale, unit
 from reports.vocabulary import metric as titled
 
 
-def draw(data: pd.DataFrame) -> Figure:
+def draw(data: pd.DataFrame) -> Drawing:
     metrics, names = list(dict.fromkeys(data.name)), sorted(data.variant.unique())
-    figure, axes = panels(len(metrics), 2 if len(metrics) == 4 else 3, 2.0 + 0.12 * len(names))
+    figure, axes = panels(len(metrics), 2, 2.0 + 0.12 * len(names))
     for axis, metric in zip(axes, metrics, strict=True):
         for name, look in looks(names).items():
             rows = data[(data.name == metric) & (data.variant == name)]
@@ -35,8 +34,9 @@ def draw(data: pd.DataFrame) -> Figure:
         else:
             axis.set_xticks(epochs)
     figure.supylabel(unit(metrics))
-    note(
-        figure, "Mean over the runs of each variant (splits and seeds); shaded: one standard deviation. Best: each",
-        "run's best epoch on the test images: a diagnostic, not a result. The axes do not begin at 0.", xlabel="epoch",
-    )  # fmt: skip
-    return figure
+    return described(
+        figure,
+        "Mean over the runs of each variant (splits and seeds); shaded: one standard deviation. Best: each",
+        "run's best epoch on the test images: a diagnostic, not a result. The axes do not begin at 0.",
+        xlabel="epoch",
+    )

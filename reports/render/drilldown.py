@@ -134,11 +134,13 @@ def _spread(count: int, most: int) -> list[int]:
 
 
 def commands(record: Record) -> list[str]:
-    """The commands that reproduce a run and print its scores."""
+    """The commands that make a run again and print its scores."""
     last = ["--split", record.split, "--seed", str(record.seed)]
     options = [word for name, value in zip(GROUP, record.group_key, strict=True) for word in (f"--{name}", value)]
+    imported = ["proctor", "import", "DIR", *options, "--seed", str(record.seed)]
     return [
-        shlex.join(["proctor", "run", *options, *last]),
+        *([shlex.join(imported)] if record.is_imported else []),
+        shlex.join(["proctor", "run", *options, *last, "--force"]),
         shlex.join(["proctor", "score", *record.group_key, *last]),
     ]
 

@@ -11,28 +11,26 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib import colormaps
 
 from benchmarks.records import Record
 from benchmarks.wording import counted
 from reports.aggregate import Cell
 from reports.analysis import reproduction, significance
 from reports.analysis.standings import Leaderboard
-from reports.render import drilldown, latex, svg
+from reports.render import drilldown, latex
 from reports.tables import BOLD, Table
 from reports.vocabulary import DASH, MEAN, PROTOCOLS, as_printed, metric, slug
 
 HERE = Path(__file__).parent
 BUDGET = 6 << 20  # characters of all figures: what tables, curves and maps of a full suite leave of 10 MB
 ACRONYMS = {word.lower(): word for word in ("AAND", "ADer", "DSKD", "FD", "PRO", "RD", "ROC", "SNL", "sPRO")}
-# Dark to bright in steps of equal size, by channel: the colour map that the page applies to grey maps, as in figures.
-INFERNO = {
-    channel: " ".join(f"{level:.3f}" for level in levels)
-    for channel, levels in zip("RGB", colormaps["inferno"](np.linspace(0, 1, 17))[:, :3].T, strict=True)
-}
+# Dark to bright in steps of equal size: the colour map of figures, which the page applies to grey maps.
+INFERNO = (
+    "000004", "0b0724", "210c4a", "3d0965", "57106e", "71196e", "8a226a", "a32c61", "bc3754", "d24644", "e45a31",
+    "f1731d", "f98e09", "fcac11", "f9cb35", "f2ea69", "fcffa4",
+)  # fmt: skip
 
 
 class Figure(NamedTuple):
@@ -44,6 +42,7 @@ class Figure(NamedTuple):
     description: str  # what is drawn, in a sentence or two
     place: Mapping[str, str]  # what holds for the whole figure: dataset, protocol, ...
     paths: Sequence[Path]
+    markup: str  # the figure itself, to stand in the page
 
 
 class Choice(NamedTuple):
@@ -90,7 +89,8 @@ def render(content: Content) -> str:
     environment.filters["printed"] = as_printed
     environment.globals.update(
         counted=counted,
-        inferno=INFERNO,
+        imported={record.variant for record in content.records if record.is_imported},
+        inferno={channel: _levels(place) for place, channel in enumerate("RGB")},
         mean=MEAN,
         median=median,
         metric=metric,
@@ -127,6 +127,11 @@ def render(content: Content) -> str:
     )
 
 
+def _levels(channel: int) -> str:
+    """A channel of the colour map, as the filter of the page lists it."""
+    return " ".join(f"{int(colour[2 * channel :][:2], 16) / 255:.3f}" for colour in INFERNO)
+
+
 def _in_order(items: Sequence[Table | Figure]) -> list[Table | Figure]:
     """Kinds as they come, and within each the data sets and protocols as the leaderboards have them."""
     kinds = list(dict.fromkeys(item.kind for item in items))
@@ -146,10 +151,16 @@ def _tables(tables: Sequence[Table], show: Any) -> list[Explorer]:
     return _explorers("tables", "Tables", choices, items)
 
 
-def _figures(kind: str, figures: Sequence[Figure], inlined: Mapping[Path, str], show: Any) -> Explorer:
+def _figures(kind: str, figures: Sequence[Figure], inlined: Mapping[str, str], show: Any) -> Explorer:
     """One place for the figures of a kind."""
     choices = [Choice(figure.name, _facets(figure.place)) for figure in figures]
-    items = {figure.name: {"html": show.figure(figure, Markup(inlined[figure.paths[0]]))} for figure in figures}
+    items = {
+        figure.name: {
+            "html": show.figure(figure, Markup(inlined[figure.name])),
+            "latex": latex.figure(figure.name, figure.title, figure.description),
+        }
+        for figure in figures
+    }
     return _explorers(kind, heading(kind), choices, items)[0]
 
 
@@ -215,15 +226,14 @@ def target(cell: Cell, payloads: Mapping[str, str]) -> str:
     return "/".join(f"{quote(group)}/{quote(cell.category, safe='')}" for group in groups if group in payloads)
 
 
-def inline(figures: Sequence[Figure]) -> dict[Path, str]:
-    """The markup of the figures by the path of their SVG.
+def inline(figures: Sequence[Figure]) -> dict[str, str]:
+    """The markup of the figures by their name.
 
     Where all of it is more than `BUDGET`, it is empty for the largest ones, which the page only links.
     """
-    markup = {figure.paths[0]: svg.inline(figure.paths[0], figure.name) for figure in figures}
     left = BUDGET
     inlined = {}
-    for path, text in sorted(markup.items(), key=lambda pair: len(pair[1])):
-        inlined[path] = text if len(text) <= left else ""
-        left -= len(text)
+    for figure in sorted(figures, key=lambda figure: len(figure.markup)):
+        inlined[figure.name] = figure.markup if len(figure.markup) <= left else ""
+        left -= len(figure.markup)
     return inlined

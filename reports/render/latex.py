@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import cache
 
 import pandas as pd
 
@@ -27,7 +28,6 @@ def latex(table: Table) -> str:
     )
     text = text.rename(index=lambda label: _tex(as_printed(label)), columns=_head)
     text.columns.name = _tex(str(table.grid.index.name))
-    text.index.name = None  # otherwise Styler prints it on a line of its own
     parts = [
         text.iloc[row : row + ROWS, column : column + COLUMNS]
         for column in range(0, text.shape[1], COLUMNS)
@@ -49,7 +49,12 @@ def _head(label: str) -> str:
 
 
 def _float(part: pd.DataFrame, caption: str) -> str:
-    tabular = part.style.to_latex(hrules=True, column_format="l" + "r" * part.shape[1]).strip()
+    rows = [[str(part.columns.name), *part.columns], *part.itertuples(name=None)]
+    head, *body = (" & ".join(row) + r" \\" for row in rows)
+    tabular = "\n".join(
+        [rf"\begin{{tabular}}{{l{'r' * part.shape[1]}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule",
+         r"\end{tabular}"]
+    )  # fmt: skip
     fitted = rf"\resizebox{{\ifdim\width>\linewidth\linewidth\else\width\fi}}{{!}}{{{tabular}}}"
     return "\n".join([r"\begin{table}[htbp]", r"\centering", caption, fitted, r"\end{table}"])
 
@@ -85,6 +90,7 @@ TEX = {
 OGONEK = "0328"  # an accent that LaTeX's default fonts do not have
 
 
+@cache
 def _tex(text: str) -> str:
     """Text as LaTeX prints it with no package; characters that it does not have by their number, U+4E2D."""
     words = " ".join(text.split())
@@ -98,6 +104,19 @@ def _character(of: str) -> str:
     if accented and of < "\u0180" and accented[0] != "<" and OGONEK not in accented:
         return of
     return rf"\texttt{{U+{ord(of):04X}}}"
+
+
+def figure(name: str, title: str, description: str) -> str:
+    """A float that shows the figure's PDF file; needs `\\usepackage{graphicx}`."""
+    caption = rf"\caption{{{_tex(as_printed(title))}. {_tex(description)}}}\label{{fig:{name}}}"
+    lines = [
+        r"\begin{figure}[htbp]",
+        r"\centering",
+        rf"\includegraphics{{figures/{name}.pdf}}",
+        caption,
+        r"\end{figure}",
+    ]
+    return "\n".join([*lines, ""])
 
 
 def bibtex(record: Record) -> str:
@@ -114,4 +133,4 @@ def bibtex(record: Record) -> str:
             "year": year[0] if year else "",
         }
     lines = "".join(f"  {name} = {{{text}}},\n" for name, text in fields.items())
-    return f"@misc{{{record.method},\n{lines}}}\n"
+    return f"@misc{{{record.variant if record.is_imported else record.method},\n{lines}}}\n"

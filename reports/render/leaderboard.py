@@ -25,6 +25,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from tabulate import tabulate
 
 from benchmarks.schema import IMAGE_CONVENTION
+from benchmarks.wording import counted
 from reports.analysis.significance import LEVEL, holm, wilcoxon
 from reports.vocabulary import as_printed, is_image_metric, metric, number, sign
 
@@ -76,7 +77,7 @@ class Section(NamedTuple):
 
     @property
     def subtitle(self) -> str:
-        return f"{len(self.categories)} categories: {', '.join(self.categories)}."
+        return f"{counted(len(self.categories), 'category', 'categories')}: {', '.join(self.categories)}."
 
     @property
     def header(self) -> list[str]:
@@ -212,7 +213,8 @@ def page(records: Sequence[Record]) -> str:
     )  # fmt: skip
     environment.globals.update(cells=cells, url=url)
     template = environment.get_template("leaderboard.html.j2")
-    return template.render(sections=sections(records), rule=RULE if records else EMPTY)
+    style = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
+    return template.render(sections=sections(records), rule=RULE if records else EMPTY, style=style)
 
 
 def model_index(records: Sequence[Record], method: str) -> list[dict[str, Any]]:

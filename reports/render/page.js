@@ -257,7 +257,8 @@ async function maps(group, cell) {
     return [
       first ? make("img", { src: `data:image/webp;base64,${examples.sheet}`, alt: `Test images, and below them the ground truth: ${examples.labels.join(", ")}` }) : null,
       first ? make("ol", {}, examples.labels.map(label => make("li", {}, label))) : null,
-      make("img", { class: "maps", src: `data:image/webp;base64,${found.sheet}`, alt: `Anomaly maps of the same images, seed ${seed}` }),
+      make("div", { class: "overlay" }, make("img", { class: "under", src: `data:image/webp;base64,${examples.sheet}`, alt: "" }),
+        make("img", { class: "maps", src: `data:image/webp;base64,${found.sheet}`, alt: `Anomaly maps over the same images, seed ${seed}` })),
       make("ol", { "aria-label": `Image scores, seed ${seed}` }, found.scores.map((score, at) => make("li", {}, `${at ? "" : `seed ${seed}: `}${score ?? "\u2013"}`)))];
   });
 }
@@ -298,7 +299,7 @@ function reproduction(runs) {
   const dirty = runs.filter(run => run.facts.provenance?.git_dirty).map(run => run.seed);
   const sentences = [`In the project at commit ${commits.join(", ")}, with the suite's params.yaml. `];
   if (dirty.length) sentences.push(`There were uncommitted changes (${dirty.length === 1 ? "seed" : "seeds"} ${dirty.join(", ")}). `);
-  sentences.push("A finished run is not repeated: first move its folder out of results/predictions.");
+  sentences.push("`--force` makes a finished run again, in place of the stored one.");
   return [make("p", { class: "soft" }, sentences.join("")),
     ...runs.map(run => make("pre", { tabindex: 0, "aria-label": `Commands, seed ${run.seed}` }, make("code", {}, run.commands.join("\n")),
       make("button", { type: "button", class: "copy", "data-text": run.commands.join("\n") }, "Copy")))];
@@ -331,7 +332,7 @@ async function contents(group, category) {
     ...charts([curves(cell, "roc", "ROC", "false positive rate of images", "true positive rate"),
       curves(cell, "pro", "PRO", "false positive rate of pixels", "per-region overlap"), ...losses(runs)]),
     ...(Object.keys(cell.maps).length ? [make("h3", {}, "Anomaly maps"),
-      make("p", { class: "soft" }, "Test images chosen without regard to scores; below them the ground truth, then each seed's maps, each seed on its own scale, with the image scores."),
+      make("p", { class: "soft" }, "Test images chosen without regard to scores; below them the ground truth, then each seed's maps over the images, each seed on its own scale, with the image scores. Point at a strip to see its maps alone."),
       make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Anomaly maps" }, make("div", { class: "strip" }, await maps(group, cell)))] : []),
     ...(runs.length ? details(runs) : [make("p", {}, "There is no record of its run.")])];
 }

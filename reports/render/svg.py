@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 QUALITY = 80  # of WebP, in which pictures within a figure are stored
+ENLARGED = 1.35  # on the page, where print's letters of 8 points would be small
 
 
 def inline(path: Path, name: str) -> str:
@@ -38,8 +39,9 @@ def inline(path: Path, name: str) -> str:
 
 def _opening(tag: re.Match[str]) -> str:
     """The element with its size in CSS pixels, of which there are 96 in an inch of 72 points."""
-    width, height = (float(side) * 96 / 72 for side in tag[1].split()[2:])
-    return f'<svg viewBox="{tag[1]}" width="{width:.0f}" height="{height:.0f}" aria-hidden="true">'
+    width, height = (float(side) * ENLARGED * 96 / 72 for side in tag[1].split()[2:])
+    wide = ' class="wide"' if width > ENLARGED * 96 * 5 else ""  # inches: more than a column of a paper
+    return f'<svg viewBox="{tag[1]}" width="{width:.0f}" height="{height:.0f}"{wide} aria-hidden="true">'
 
 
 def _attributes(style: re.Match[str]) -> str:
