@@ -19,11 +19,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from methods.aand import AAND
 from methods.fd import FD
 from methods.rd import RD
 
 # "owner/NAME @commit": the commits that these tests were written for are those that the methods follow.
-SOURCES = {source.split()[0].partition("/")[2]: source for source in (RD.source, FD.source)}
+SOURCES = {source.split()[0].partition("/")[2]: source for source in (RD.source, FD.source, AAND.source)}
 
 
 def checkout(name: str) -> Path:
