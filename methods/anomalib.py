@@ -75,7 +75,7 @@ class Anomalib(Method):
         if self.image_size % 32 or self.image_size < 64:
             raise InputError(f"Anomalib: image_size={self.image_size}; it must be a multiple of 32, at least 64.")
 
-    def unsupported(self, dataset: str, protocol: str) -> str | None:  # type: ignore[override]  # depends on the model
+    def unsupported(self, dataset: str, protocol: str) -> str | None:
         _check_installed()
         reason = UNSUPPORTED.get(self.model)
         if not reason and "encoder_name" in inspect.signature(self._class()).parameters and not self.encoder:

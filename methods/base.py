@@ -176,8 +176,7 @@ class Method(ABC):
         """Those of the training images that `fit`, given the same, does not train on."""
         return []
 
-    @classmethod
-    def unsupported(cls, dataset: str, protocol: str) -> str | None:
+    def unsupported(self, dataset: str, protocol: str) -> str | None:
         """The reason why this method cannot run on a data set under a protocol, or None if it can."""
         return None
 

@@ -25,6 +25,7 @@ from methods.components.teachers import Teacher
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 Selection = Literal["last", "validation", "oracle"]
+BatchNorm = Literal["running", "recalibrated"]
 # From what is measured after an epoch to the value that the selected epoch minimises.
 CRITERIA: dict[str, Callable[[Mapping[str, float]], float] | None] = {
     "last": None,
@@ -63,7 +64,7 @@ class Distillation(Method):
     learning_rate: float = 5e-3
     betas: tuple[float, float] = (0.5, 0.999)
     selection: Selection = "last"
-    batch_norm: Literal["running", "recalibrated"] = "running"
+    batch_norm: BatchNorm = "running"
 
     def __post_init__(self) -> None:
         name = type(self).__name__

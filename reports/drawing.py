@@ -121,7 +121,7 @@ def _draw_all(jobs: Sequence[tuple[Path, Job]]) -> list[str]:
     if len(jobs) <= FEW or cores == 1:
         return [_draw(*job) for job in jobs]
     context = get_context("forkserver")  # starts without the threads and the memory of this process
-    context.set_forkserver_preload(["__main__", "reports.figures._style"])
+    context.set_forkserver_preload(["reports.figures._style"])
     with ProcessPoolExecutor(min(cores, len(jobs)), context) as pool:
         return list(pool.map(_draw, *zip(*jobs, strict=True)))
 

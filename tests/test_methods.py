@@ -92,7 +92,7 @@ def test_a_single_training_image_works(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize(
     ("how", "least"),
-    [({"precision": "bfloat16"}, 0.85), ({"channels_last": True}, 0.99), ({"deterministic": False}, 0.99)],
+    [({"precision": "bfloat16"}, 0.98), ({"channels_last": True}, 0.99), ({"deterministic": False}, 0.99)],
 )
 def test_every_way_to_compute_gives_nearly_the_same_maps(name: str, how: dict[str, Any], least: float) -> None:
     """With steps so small that rounding does not grow; fits with different seeds correlate by less than 0.6."""
@@ -100,7 +100,7 @@ def test_every_way_to_compute_gives_nearly_the_same_maps(name: str, how: dict[st
         torch.stack(
             [
                 prediction.anomaly_map.flatten()
-                for prediction in predictions(create(name, epochs=1, learning_rate=5e-4), **way)
+                for prediction in predictions(create(name, epochs=1, learning_rate=1e-4), **way)
             ]
         )
         for way in ({}, how)

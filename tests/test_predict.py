@@ -12,6 +12,7 @@ import pytest
 import yaml
 from click.testing import Result
 from PIL import Image
+from test_methods import METHODS
 from typer.testing import CliRunner
 
 import methods
@@ -24,7 +25,6 @@ from benchmarks.plan import Run
 from benchmarks.storage import model_files
 from methods.base import InputError
 
-METHODS = [name for name in methods.names() if name != "anomalib"]  # an optional package: test_anomalib.py
 NO_EXPORT = "the extra `export` is not installed"
 VALUES: dict[str, Any] = {
     "suite": "test", "methods": ["fd"], "datasets": ["toy"], "protocols": ["one_class"], "seeds": [0],

@@ -1,3 +1,4 @@
 from benchmarks.cli.app import run
 
-run()
+if __name__ == "__main__":  # not in the processes that draw figures
+    run()

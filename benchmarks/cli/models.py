@@ -47,6 +47,8 @@ def predict(
     fitted = stored_model.load(run, values.weight_files, _device(device))
     _say_if_stale(fitted.run, fitted.about.fingerprint)
     source = predicting.dataset_of(fitted, values.roots)
+    if source is None:
+        say(f"notice: {fitted.about.dataset} cannot be read here: images are read without its dataset.yaml.")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         tasks = {name: bar.add_task(name, total=None) for name in ("reading", "predicting")}

@@ -9,36 +9,33 @@ Wu and Johnson, Rethinking "Batch" in BatchNorm, arXiv 2105.07576, section 3.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
 
-Batch = TypeVar("Batch", bound=Sequence[int])
-
 
 @torch.no_grad()
-def recalibrate(network: nn.Module, batches: Sequence[Batch], forward: Callable[[Batch], object]) -> None:
-    """Replace the running mean and variance of each batch norm by their means over batches of equal size.
+def recalibrate(network: nn.Module, batches: Iterable[list[int]], forward: Callable[[list[int]], object]) -> None:
+    """Replace the running mean and variance of each batch norm by their means over batches, weighted by size.
 
     Args:
-        batches: indices of images; a smaller batch at the end is left out, unless it is the only one.
+        batches: indices of images.
         forward: passes a batch through the network.
 
-    >>> network = nn.BatchNorm1d(1)
-    >>> recalibrate(network, [[0], [1]], lambda batch: network(torch.tensor([[0.0], [2.0]]) + batch[0]))
+    >>> network, images = nn.BatchNorm1d(1), torch.tensor([[0.0], [2.0], [1.0], [3.0]])
+    >>> recalibrate(network, [[0, 1], [2, 3]], lambda batch: network(images[batch]))
     >>> network.running_mean, network.running_var
     (tensor([1.5000]), tensor([2.]))
     """
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # PyTorch then takes the plain mean over all batches
     network.train()
+    seen = 0
     for batch in batches:
-        if len(batch) == len(batches[0]):
-            forward(batch)
+        seen += len(batch)
+        for norm in norms:
+            norm.momentum = len(batch) / seen  # 1 for the first batch, which replaces what was there
+        forward(batch)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

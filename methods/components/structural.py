@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from methods.base import Context, InputError
 from methods.components.anomaly_maps import BLUR, mean_and_deviation, resize
-from methods.distillation import Distillation, Outputs
+from methods.distillation import BatchNorm, Distillation, Outputs
 
 
 class CRAM(nn.Module):
@@ -140,8 +140,7 @@ class Structural(Distillation):
             anomaly map leaves out what no term trains: the affinity without `intra_weight`, the baseline's map without
             both `channel_weight` and `spatial_weight`.
         spatial: the spatial term: "cosine" of each channel over positions, or "divergence", the KL divergence between
-            softmaxes over positions. The divergence also compares the features' magnitudes, and began with ten times
-            the gradient of the channel-wise distance.
+            softmaxes over positions, which also compares the features' magnitudes.
         temperature: tau of the divergence.
         affinity_scale: the deviation of the affinity's map relative to that of the baseline's map, on normal images.
         centres: K of the CRAM after each of the student's three blocks; 0: no CRAM.
@@ -160,7 +159,7 @@ class Structural(Distillation):
         "of the standard deviation of the former on normal images: those held out of training if there are any, else "
         "the training images. With a larger share, synthetic anomalies in held-out images were found less well.",
         "The spatial term is a cosine. The other reading, a KL divergence between softmaxes over positions, as in two "
-        "public codes by others, had ten times the gradient of the channel-wise distance and slowed it down.",
+        "public codes by others, began with 5 to 12 times the gradient of the channel-wise distance.",
         "Batch norms are recalibrated for testing. With running averages single seeds failed on a whole category that "
         "they had learned.",
     )
@@ -172,7 +171,7 @@ class Structural(Distillation):
     spatial: Literal["cosine", "divergence"] = "cosine"
     temperature: float = 1.0
     affinity_scale: float = 0.25
-    batch_norm: Literal["running", "recalibrated"] = "recalibrated"
+    batch_norm: BatchNorm = "recalibrated"
     centres: int = 32
 
     def __post_init__(self) -> None:
