@@ -59,6 +59,13 @@ def test_another_reason_makes_another_report(folder: Path) -> None:
     assert cache(collapsed="a toy").read() is None
 
 
+def test_edited_code_makes_another_report(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache().write([])
+    assert cache().read() == []
+    monkeypatch.setattr(stamps, "of_code", lambda: stamps.Stamps("edited", 0.0))
+    assert cache().read() is None
+
+
 def test_a_report_of_files_that_were_just_written_is_not_relied_on(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
