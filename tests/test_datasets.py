@@ -827,13 +827,16 @@ def test_real_juice_bottle_with_merged_masks_is_usable_as_a_folder_of_images(tmp
     assert len(items) == 142 and all(item.masks for item in items)
 
 
-@pytest.mark.parametrize("same", ["train", "label"])
+@pytest.mark.parametrize("same", ["train", "validation", "label"])
 def test_copies_of_images_are_named(tree: Path, same: str) -> None:
-    source = tree / "nut" / ("train/good/000.png" if same == "train" else "test/crack/000.png")
+    source = tree / "nut" / ("test/crack/000.png" if same == "label" else f"{same}/good/000.png")
+    if same == "validation":
+        source.parent.mkdir(parents=True)
+        Image.new("RGB", Image.open(tree / "nut" / "train" / "good" / "000.png").size, (1, 2, 3)).save(source)
     shutil.copy(source, tree / "nut" / "test" / "good" / "copy.png")
     found = messages(datasets.load("folder", tree), "warning")
     assert "good/copy.png" in found and str(source) in found
-    assert ("copy of the train image" in found) is (same == "train")
+    assert (f"copy of the {same} image" in found) is (same != "label")
 
 
 @pytest.mark.realdata

@@ -103,6 +103,15 @@ def test_a_file_whose_content_stays_is_not_touched_and_one_that_the_report_lost_
     assert not lost.exists()
 
 
+def test_a_figure_is_drawn_again_if_its_rows_or_its_code_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    job, other = (drawing.Job("seeds", pd.DataFrame([{"variant": "rd", "value": value}])) for value in (0.5, 0.6))
+    before = drawing.digest(job)
+    assert drawing.digest(drawing.Job("seeds", job.rows.copy())) == before != drawing.digest(other)
+    assert "reports.figures.seeds" in drawing._code("seeds") and "reports.render.svg" in drawing._code("seeds")
+    monkeypatch.setattr(drawing, "_code", lambda figure: "edited")
+    assert drawing.digest(job) != before
+
+
 def test_figures_that_no_report_has_used_for_long_are_removed(tmp_path: Path) -> None:
     for name, days in (("old", drawing.KEPT_DAYS + 1), ("young", drawing.KEPT_DAYS - 1)):
         (tmp_path / name).mkdir()
